@@ -1,0 +1,82 @@
+"""What an agent talks to: a model that reads items and answers with items.
+
+A `ChatModel` opens one `ChatSession` per rollout. Over a `TokenGenerator` the session keeps the
+exact `TokenLedger` (`gym_adapters.generation.token_chat`); over a text-only endpoint it keeps items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gym_adapters.generation.protocol import SamplingParams
+from gym_adapters.items import FinishReason, FunctionTool, Item
+from gym_adapters.segment import Segment
+
+__all__ = ["ChatModel", "ChatSession", "ModelTurn", "Usage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one model call: `input_tokens` of context read, `output_tokens` sampled."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTurn:
+    """One turn of the assistant.
+
+    Attributes:
+        items: Reasoning, messages and function calls, in the order written; may be empty.
+        finish_reason: ``length`` when the turn was cut by its token budget.
+        usage: Tokens read and sampled.
+    """
+
+    items: Sequence[Item]
+    finish_reason: FinishReason
+    usage: Usage = field(default_factory=Usage)
+
+
+class ChatSession(Protocol):
+    """The model's side of one rollout. Not for concurrent use."""
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """Token segments so far; empty where the model gives no tokens."""
+        ...
+
+    def has_room(self) -> bool:
+        """Whether there is context left to answer in. Call before `respond`."""
+        ...
+
+    async def respond(self, new_items: Sequence[Item]) -> ModelTurn:
+        """Read `new_items`, which follow all that was said before, and answer.
+
+        Raises:
+            ModelError: If generation fails.
+        """
+        ...
+
+
+class ChatModel(Protocol):
+    """A policy that can be asked for any number of concurrent sessions."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in a rollout's provenance."""
+        ...
+
+    def open(
+        self, *, tools: Sequence[FunctionTool], sampling: SamplingParams, request_id: str
+    ) -> ChatSession:
+        """A fresh session.
+
+        Args:
+            tools: Tools the model may call.
+            sampling: Sampling of every turn; `max_tokens` is the budget of one turn.
+            request_id: Names the rollout to the engine.
+        """
+        ...
