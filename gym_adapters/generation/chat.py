@@ -48,12 +48,12 @@ class ChatSession(Protocol):
         """Token segments so far; empty where the model gives no tokens."""
         ...
 
-    def has_room(self) -> bool:
-        """Whether there is context left to answer in. Call before `respond`."""
-        ...
-
-    async def respond(self, new_items: Sequence[Item]) -> ModelTurn:
+    async def respond(self, new_items: Sequence[Item]) -> ModelTurn | None:
         """Read `new_items`, which follow all that was said before, and answer.
+
+        Returns:
+            The turn, or ``None`` where `new_items` leave no context to answer in; they are then in
+            the ledger only as far as they fit, and the session is over.
 
         Raises:
             ModelError: If generation fails.
@@ -67,6 +67,11 @@ class ChatModel(Protocol):
     @property
     def name(self) -> str:
         """What to call it in a rollout's provenance."""
+        ...
+
+    @property
+    def template_hash(self) -> str | None:
+        """Identifies its chat template and tokenizer; ``None`` where it keeps no tokens."""
         ...
 
     def open(

@@ -1,0 +1,294 @@
+"""Environments: what a model acts in, written as a plain class.
+
+An `Environment` object is one attempt at one task: the library makes a fresh instance for every
+rollout, so whatever hangs on ``self`` is private to it. What is costly and shared is a resource,
+opened once per run by `Environment.open_resources`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict
+
+from gym_adapters.errors import InvalidEnvironment, InvalidRow, Unsupported
+from gym_adapters.items import FunctionTool, Item, final_text
+from gym_adapters.reward import TRUNCATING, Reward, StopReason
+from gym_adapters.task import Task
+from gym_adapters.tools import Tool, tool_mark
+
+if TYPE_CHECKING:
+    from gym_adapters.rollout import Rollout
+
+__all__ = ["Capabilities", "Environment", "EnvironmentConfig", "ToolCall", "Transcript"]
+
+TaskT = TypeVar("TaskT", bound=Task)
+
+
+class EnvironmentConfig(BaseModel):
+    """Settings of an environment, from its ``config.yaml`` and overrides. Subclass it to add some."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One tool call of a transcript.
+
+    Attributes:
+        name: The tool called.
+        arguments: JSON text exactly as the model wrote it.
+        output: What the model read back; ``None`` where the call was never run.
+    """
+
+    name: str
+    arguments: str
+    output: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What a verifier judges: everything said and done, and why it stopped."""
+
+    prompt: Sequence[Item]
+    output: Sequence[Item]
+    stop_reason: StopReason
+
+    @property
+    def items(self) -> list[Item]:
+        """The whole conversation, the prompt included."""
+        return [*self.prompt, *self.output]
+
+    @property
+    def final_text(self) -> str:
+        """The assistant's last message, ``""`` if it never gave one after its last tool call."""
+        return final_text(self.output)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether a budget cut the attempt short."""
+        return self.stop_reason in TRUNCATING
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """All tool calls in the order they were written, each with its result."""
+        outputs = {
+            item["call_id"]: item["output"]
+            for item in self.output
+            if item["type"] == "function_call_output"
+        }
+        return [
+            ToolCall(item["name"], item["arguments"], outputs.get(item["call_id"]))
+            for item in self.output
+            if item["type"] == "function_call"
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an environment asks of whoever drives it, read off the hooks it overrides.
+
+    Attributes:
+        replies: It answers messages (`reply`): several user turns.
+        own_prompt: It replaces the row's prompt (`prompt`).
+        own_tools: It offers tools that differ from rollout to rollout (`available_tools`).
+        compares: Its rewards are relative to the group (`compare`).
+        uses_tools: It has tools at all.
+    """
+
+    replies: bool
+    own_prompt: bool
+    own_tools: bool
+    compares: bool
+    uses_tools: bool
+
+
+class Environment(Generic[TaskT]):
+    """Base class of environments; parametrise it with your `Task`.
+
+    Only `verify` must be written. All hooks may be async or not block; none is called twice at once
+    for one instance, except tools, which run concurrently when the model calls several at once
+    (unless `parallel_tool_calls` is False).
+
+    Class attributes:
+        name: How it is called; by default its folder's or class's name.
+        version: Recorded in every rollout. Raise it when rewards or observations change.
+        Config: Its settings, an `EnvironmentConfig`.
+        parallel_tool_calls: Whether several tool calls of one turn may overlap.
+
+    Attributes:
+        task: The task.
+        config: The settings, an instance of `Config`.
+        resources: What `open_resources` yielded.
+        rng: Random numbers seeded by (run seed, task, rollout index).
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[str] = "1"
+    parallel_tool_calls: ClassVar[bool] = True
+    Config: ClassVar[type[EnvironmentConfig]] = EnvironmentConfig
+    task_type: ClassVar[type[Task]] = Task
+    class_tools: ClassVar[Mapping[str, Tool]] = {}
+
+    task: TaskT
+    config: EnvironmentConfig
+    resources: Any
+    rng: random.Random
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in getattr(cls, "__orig_bases__", ()):
+            origin = get_origin(base)
+            if isinstance(origin, type) and issubclass(origin, Environment):
+                argument = get_args(base)[0]
+                if isinstance(argument, type) and issubclass(argument, Task):
+                    cls.task_type = argument
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__
+        cls.class_tools = _collect_tools(cls)
+
+    def __init__(
+        self,
+        task: TaskT,
+        *,
+        config: EnvironmentConfig | None = None,
+        resources: Any = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        if not isinstance(task, self.task_type):
+            raise InvalidEnvironment(
+                f"{self.name} works on {self.task_type.__name__}, not {type(task).__name__}; "
+                f"make the task with {self.task_type.__name__}.from_row(row)"
+            )
+        self.task = task
+        self.config = config if config is not None else self.Config()
+        self.resources = resources
+        self.rng = rng if rng is not None else random.Random(0)
+        self._ended = False
+
+    # Hooks, in the order they are called.
+
+    @classmethod
+    @asynccontextmanager
+    async def open_resources(cls, config: EnvironmentConfig) -> AsyncIterator[Any]:
+        """Open what all rollouts of a run share; what it yields is ``self.resources``."""
+        yield None
+
+    async def start(self) -> None:
+        """Set up the attempt's own state."""
+
+    async def prompt(self) -> Sequence[Item]:
+        """What the model reads first; by default the row's ``input``."""
+        return self.task.input
+
+    def available_tools(self) -> Sequence[Tool]:
+        """Tools of this attempt: by default the class's, or those of them that the row declares.
+
+        Raises:
+            InvalidRow: If the row declares a tool that the environment does not have.
+        """
+        if self.task.tools is None:
+            return list(self.bound_tools.values())
+        return [self._row_tool(declared) for declared in self.task.tools]
+
+    async def reply(self, message: str) -> str | Sequence[Item] | None:
+        """Answer an assistant message that calls no tool; ``None`` ends the episode."""
+        return None
+
+    async def verify(self, transcript: Transcript) -> Reward | float:
+        """The verdict on a finished attempt."""
+        raise InvalidEnvironment(f"{self.name} must define verify()")
+
+    async def close(self) -> None:
+        """Free what `start` set up. Always called once, also after failure and cancellation."""
+
+    @classmethod
+    async def compare(cls, rollouts: Sequence[Rollout]) -> list[Reward]:
+        """Rewards relative to the group, one per rollout; they replace those of `verify`."""
+        raise Unsupported(f"{cls.name} gives no group rewards")
+
+    # What an environment may call.
+
+    def end_episode(self) -> None:
+        """End the episode once the hook or tool that calls this returns."""
+        self._ended = True
+
+    # What a dataset or a test may call.
+
+    @classmethod
+    def generate_tasks(cls, count: int, *, seed: int = 0, difficulty: float = 0.5) -> Iterator[TaskT]:
+        """Synthetic tasks, the same for the same arguments.
+
+        Args:
+            count: How many.
+            seed: Seed of the generator.
+            difficulty: From 0, the easiest, to 1.
+        """
+        raise Unsupported(f"{cls.name} has no task generator; give rows with --input")
+
+    @classmethod
+    def gold_turns(cls, task: TaskT) -> Sequence[Sequence[Item]]:
+        """The assistant's turns of an attempt that scores the maximum, each a list of items."""
+        raise Unsupported(f"{cls.name} has no gold transcripts")
+
+    # What the library reads.
+
+    @cached_property
+    def bound_tools(self) -> dict[str, Tool]:
+        """The class's tools, bound to this instance."""
+        return {
+            name: replace(spec, function=partial(spec.function, self))
+            for name, spec in self.class_tools.items()
+        }
+
+    @property
+    def ended(self) -> bool:
+        """Whether the environment has ended the episode."""
+        return self._ended
+
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        """What the environment asks of its driver."""
+        return Capabilities(
+            replies=cls.reply is not Environment.reply,
+            own_prompt=cls.prompt is not Environment.prompt,
+            own_tools=cls.available_tools is not Environment.available_tools,
+            compares=cls.compare.__func__ is not Environment.compare.__func__,  # type: ignore[attr-defined]
+            uses_tools=bool(cls.class_tools) or cls.available_tools is not Environment.available_tools,
+        )
+
+    def _row_tool(self, declared: FunctionTool) -> Tool:
+        own = self.bound_tools.get(declared["name"])
+        if own is None:
+            raise InvalidRow(
+                f"{self.name} has no tool {declared['name']!r}.",
+                field="responses_create_params.tools",
+                fix=f"use one of {', '.join(self.bound_tools) or '(it has none)'}.",
+            )
+        return replace(
+            own,
+            description=declared.get("description") or "",
+            parameters=declared["parameters"],
+        )
+
+
+def _collect_tools(cls: type[Environment[Any]]) -> dict[str, Tool]:
+    found: dict[str, Tool] = {}
+    for base in reversed(cls.__mro__):
+        for attribute, member in vars(base).items():
+            mark = tool_mark(member)
+            if mark is None:
+                # An override without @tool takes the inherited tool away.
+                found = {k: v for k, v in found.items() if v.function.__name__ != attribute}
+                continue
+            if not inspect.isfunction(member):
+                raise InvalidEnvironment(f"{cls.__name__}.{attribute}: a tool must be a method")
+            made = Tool.from_function(member, name=mark.name, blocking=mark.blocking)
+            found[made.name] = made
+    return found

@@ -1,0 +1,178 @@
+"""Tasks: what an environment is asked to do, one JSON row each, in NeMo Gym's row format.
+
+A row holds ``responses_create_params`` (OpenAI Responses ``input``, ``tools`` and sampling) beside
+the environment's own fields. Fields nobody declared are kept and written back untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated, Any, Self, cast
+
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, ValidationError
+
+from gym_adapters.errors import InvalidRow
+from gym_adapters.items import FunctionTool, Item, check_items, input_items
+
+__all__ = ["ResponsesCreateParams", "Task", "read_rows"]
+
+# Keys that say where a row stands in a run, not what the task is.
+_BOOKKEEPING = ("agent_ref", "skills_ref")
+
+
+def check_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Refuse ``responses_create_params`` that can't start a conversation."""
+    if "input" not in params:
+        raise InvalidRow(
+            "there is no input to start from.",
+            field="responses_create_params.input",
+            fix='add "input": "..." or a list of messages.',
+        )
+    if not isinstance(params["input"], str):
+        if not isinstance(params["input"], list) or not params["input"]:
+            raise InvalidRow(
+                "the input must be text or a list of at least one item.",
+                field="responses_create_params.input",
+                fix='write "input": [{"role": "user", "content": "..."}].',
+            )
+        check_items(params["input"], "responses_create_params.input")
+    for index, declared in enumerate(params.get("tools") or ()):
+        well_formed = (
+            isinstance(declared, dict)
+            and isinstance(declared.get("name"), str)
+            and isinstance(declared.get("parameters"), dict)
+        )
+        if not well_formed:
+            raise InvalidRow(
+                "a tool needs a name and parameters (a JSON schema).",
+                field=f"responses_create_params.tools[{index}]",
+                fix='write {"type": "function", "name": "...", "parameters": {...}}.',
+            )
+    return params
+
+
+ResponsesCreateParams = Annotated[dict[str, Any], AfterValidator(check_params)]
+
+
+class Task(BaseModel):
+    """One row. Subclass it to declare the fields your environment reads.
+
+    Attributes:
+        responses_create_params: OpenAI Responses create params: ``input``, ``tools``, sampling.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    responses_create_params: ResponsesCreateParams
+    _row: Mapping[str, Any] | None = PrivateAttr(default=None)
+
+    @classmethod
+    def from_row(
+        cls, row: Mapping[str, Any], *, source: str | None = None, line: int | None = None
+    ) -> Self:
+        """A task from one row.
+
+        Args:
+            row: The row; kept, and given back by `to_row` as it was.
+            source: The file it came from, for error messages.
+            line: Its 1-based line in that file, for error messages.
+
+        Raises:
+            InvalidRow: Naming the file, line, field and fix.
+        """
+        try:
+            task = cls.model_validate(row)
+        except InvalidRow as error:
+            raise error.at(source, line) from None
+        except ValidationError as error:
+            raise _invalid_row(error, cls, source, line) from None
+        task._row = row
+        return task
+
+    def to_row(self) -> dict[str, Any]:
+        """The row this task came from, or the one that would make it."""
+        return dict(self._row) if self._row is not None else self.model_dump(exclude_unset=True)
+
+    @cached_property
+    def task_id(self) -> str:
+        """A 16-digit hash of the row's content: the same in every run, file and process."""
+        content = {
+            key: value
+            for key, value in self.to_row().items()
+            if not key.startswith("_ng_") and key not in _BOOKKEEPING
+        }
+        packed = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+        return blake2b(packed, digest_size=8).hexdigest()
+
+    @property
+    def input(self) -> list[Item]:
+        """The conversation the row starts with."""
+        return input_items(self.responses_create_params["input"])
+
+    @property
+    def tools(self) -> list[FunctionTool] | None:
+        """The tools the row declares; ``None`` when it leaves them to the environment."""
+        declared = self.responses_create_params.get("tools")
+        return cast("list[FunctionTool]", declared) if declared is not None else None
+
+
+def _invalid_row(
+    error: ValidationError, cls: type[Task], source: str | None, line: int | None
+) -> InvalidRow:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    field = ".".join(str(part) for part in first["loc"])
+    more = f" ({len(problems) - 1} more problems in this row.)" if len(problems) > 1 else ""
+    if first["type"] == "missing":
+        return InvalidRow(
+            f"the field is missing.{more}",
+            field=field,
+            fix=f"add it: {cls.__name__} needs {', '.join(_required(cls))}.",
+            source=source,
+            line=line,
+        )
+    got = repr(first.get("input"))
+    return InvalidRow(
+        f"{first['msg']}, not {got if len(got) < 80 else got[:77] + '...'}.{more}",
+        field=field,
+        fix=f"give it the type that {cls.__name__} declares.",
+        source=source,
+        line=line,
+    )
+
+
+def _required(cls: type[Task]) -> list[str]:
+    return [name for name, field in cls.model_fields.items() if field.is_required()]
+
+
+def read_rows(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a JSONL file, one at a time, with their 1-based line numbers; blank lines skipped.
+
+    Raises:
+        InvalidRow: If a line is not a JSON object.
+    """
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise InvalidRow(
+                    f"not valid JSON: {error}.",
+                    fix="write one JSON object a line.",
+                    source=str(path),
+                    line=number,
+                ) from error
+            if not isinstance(row, dict):
+                raise InvalidRow(
+                    f"a row must be a JSON object, not {type(row).__name__}.",
+                    fix="write one JSON object a line.",
+                    source=str(path),
+                    line=number,
+                )
+            yield number, row
