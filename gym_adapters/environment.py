@@ -32,7 +32,7 @@ TaskT = TypeVar("TaskT", bound=Task)
 
 
 class EnvironmentConfig(BaseModel):
-    """Settings of an environment, from its ``config.yaml`` and overrides. Subclass it to add some."""
+    """Settings of an environment, from its ``config.yaml`` and overrides; subclass to add some."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -222,7 +222,9 @@ class Environment(Generic[TaskT]):
     # What a dataset or a test may call.
 
     @classmethod
-    def generate_tasks(cls, count: int, *, seed: int = 0, difficulty: float = 0.5) -> Iterator[TaskT]:
+    def generate_tasks(
+        cls, count: int, *, seed: int = 0, difficulty: float = 0.5
+    ) -> Iterator[TaskT]:
         """Synthetic tasks, the same for the same arguments.
 
         Args:
@@ -260,7 +262,8 @@ class Environment(Generic[TaskT]):
             own_prompt=cls.prompt is not Environment.prompt,
             own_tools=cls.available_tools is not Environment.available_tools,
             compares=cls.compare.__func__ is not Environment.compare.__func__,  # type: ignore[attr-defined]
-            uses_tools=bool(cls.class_tools) or cls.available_tools is not Environment.available_tools,
+            uses_tools=bool(cls.class_tools)
+            or cls.available_tools is not Environment.available_tools,
         )
 
     def _row_tool(self, declared: FunctionTool) -> Tool:

@@ -163,15 +163,13 @@ class Episode:
             self.prompt = tuple(await self._hook("prompt", environment.prompt))
             with boundary(Boundary.ENVIRONMENT, f"available_tools of {environment.name}"):
                 self._tools = {tool.name: tool for tool in environment.available_tools()}
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
             return self.fail(error)
         if environment.ended:
             return await self._end(StopReason.ENVIRONMENT)
         return Step(self.prompt)
 
-    async def advance(
-        self, items: Sequence[Item], *, finish_reason: FinishReason = "stop"
-    ) -> Step:
+    async def advance(self, items: Sequence[Item], *, finish_reason: FinishReason = "stop") -> Step:
         """Take one assistant turn.
 
         Args:
@@ -187,7 +185,7 @@ class Episode:
         calls = [item for item in items if item["type"] == "function_call"]
         try:
             following = await (self._run_calls(calls) if calls else self._ask_reply(items))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
             return self.fail(error)
         self.output.extend(following)
         if self.environment.ended:
@@ -234,7 +232,7 @@ class Episode:
                 async with asyncio.timeout(self.limits.verify_timeout):
                     reward = Reward.of(await self.environment.verify(transcript))
             self.outcome = Outcome.scored(reward, reason)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
             return self.fail(error)
         finally:
             self._verify_time += time.perf_counter() - began
@@ -272,8 +270,10 @@ class Episode:
         ]
 
     async def _call(self, call: FunctionCall) -> str | Exception:
-        """The result of one call; an error that ends the rollout is returned, so that calls that
-        run beside it finish rather than being torn in the middle."""
+        """The result of one call, or the error that ends the rollout.
+
+        It is returned, not raised, so that calls that run beside it are not torn in the middle.
+        """
         tool = self._tools.get(call["name"])
         if tool is None:
             known = ", ".join(self._tools) or "none"

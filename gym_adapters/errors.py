@@ -11,7 +11,7 @@ The tree::
     │   ├── MissingExtra            an optional dependency: names the command to install it
     │   └── Unsupported             a trainer can't carry what an environment needs
     ├── ToolError                   a tool says no: the model reads it as a result and goes on
-    ├── LedgerError                 tokens that don't line up: a bug or a lying engine, never repaired
+    ├── LedgerError                 tokens that don't line up: never repaired
     └── RolloutError                the rollout can't be scored; carries the boundary at fault
         ├── ModelError              generation failed                            (model)
         ├── EnvironmentFailure      start, prompt or reply raised                (environment)
@@ -36,7 +36,6 @@ What happens next:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -246,7 +245,7 @@ def boundary(at_fault: Boundary, doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RolloutError, UsageError, asyncio.CancelledError):
+    except (RolloutError, UsageError):
         raise
     except TimeoutError as error:
         raise RolloutTimeout(f"{doing}: {error or 'timed out'}") from error

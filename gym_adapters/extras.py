@@ -17,7 +17,7 @@ def require(module: str, extra: str, needed_for: str) -> ModuleType:
     Args:
         module: Dotted name of the module to import, e.g. ``"trl"`` or ``"ray.util.queue"``.
         extra: The extra of gym-adapters that installs it, e.g. ``"trl"``.
-        needed_for: Who asks, as the subject of "... needs the package ...", e.g. ``"the TRL adapter"``.
+        needed_for: Who asks, as the message's subject, e.g. ``"the TRL adapter"``.
 
     Returns:
         The module itself, also for a dotted name.

@@ -223,7 +223,11 @@ def check_items(items: Iterable[Any], field: str) -> None:
             if not isinstance(item.get(key), types):
                 raise InvalidRow(
                     f"a {kind} item needs {key!r}"
-                    + (f", not {type(item[key]).__name__}." if key in item else ", which is absent."),
+                    + (
+                        f", not {type(item[key]).__name__}."
+                        if key in item
+                        else ", which is absent."
+                    ),
                     field=f"{at}.{key}",
                     fix=f"give it as {_type_names(types)}.",
                 )
@@ -249,5 +253,5 @@ def _check_message(item: dict[str, Any], at: str) -> None:
 
 
 def _type_names(types: type | tuple[type, ...]) -> str:
-    names = {str: "a string", list: "a list"}
+    names: dict[type, str] = {str: "a string", list: "a list"}
     return " or ".join(names[t] for t in (types if isinstance(types, tuple) else (types,)))

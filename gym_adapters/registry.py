@@ -173,7 +173,7 @@ def _from_module(name: str, module: ModuleType) -> EnvironmentEntry:
         found = ", ".join(cls.__name__ for cls in own) or "none"
         raise InvalidEnvironment(
             f"{module.__name__} must define one Environment class, but defines: {found}. "
-            "Name one as module:Class, or in config.yaml as environment: \"environment:Class\""
+            'Name one as module:Class, or in config.yaml as environment: "environment:Class"'
         )
     return EnvironmentEntry(name, own[0], folder)
 

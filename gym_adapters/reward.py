@@ -1,7 +1,8 @@
 """What a rollout was worth, or why nobody can say.
 
-A reward is a float, or there is none. `Reward` is the float with its named parts; `Outcome` is how a
-rollout ended: ``scored``, ``truncated`` (scored, but cut by a budget) or ``unscored`` (a `Failure`).
+A reward is a float, or there is none. `Reward` is the float with its named parts; `Outcome` is how
+a rollout ended: ``scored``, ``truncated`` (scored, but cut by a budget) or ``unscored`` (a
+`Failure`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Reward:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", _finite(self.value, "value"))
-        checked = {name: _finite(part, f"component {name!r}") for name, part in self.components.items()}
+        checked = {
+            name: _finite(part, f"component {name!r}") for name, part in self.components.items()
+        }
         object.__setattr__(self, "components", checked)
 
     @classmethod

@@ -185,5 +185,7 @@ def _outcome_from(data: Mapping[str, Any], value: float | None) -> Outcome:
         status=OutcomeStatus(status),
         stop_reason=StopReason(data["stop_reason"]),
         reward=None if value is None else Reward(value, data["components"], data["info"]),
-        failure=None if failure is None else Failure(**{**failure, "boundary": Boundary(failure["boundary"])}),
+        failure=None
+        if failure is None
+        else Failure(**{**failure, "boundary": Boundary(failure["boundary"])}),
     )

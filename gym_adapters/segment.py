@@ -33,7 +33,7 @@ class Segment:
     """One training sample.
 
     `prompt_ids` are what stood before the first sampled token. `completion_ids`, `mask` and
-    `logprobs` have the same length T: `mask` is 1 where the policy sampled the token and 0 where the
+    `logprobs` have the same length T: `mask` is 1 where the policy sampled the token, 0 where the
     environment wrote it; `logprobs` are natural logs after temperature, 0.0 where `mask` is 0.
     """
 

@@ -150,7 +150,7 @@ def _required(cls: type[Task]) -> list[str]:
 
 
 def read_rows(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a JSONL file, one at a time, with their 1-based line numbers; blank lines skipped.
+    """The rows of a JSONL file, one at a time, with 1-based line numbers; blank lines are skipped.
 
     Raises:
         InvalidRow: If a line is not a JSON object.

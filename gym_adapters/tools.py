@@ -14,7 +14,6 @@ raised `ToolError`) and ``exception`` (it raised anything else).
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -31,9 +30,7 @@ from gym_adapters.items import FunctionTool
 
 __all__ = ["Tool", "error_result", "tool"]
 
-ErrorType = Literal[
-    "invalid_json", "invalid_arguments", "unknown_tool", "tool_error", "exception"
-]
+ErrorType = Literal["invalid_json", "invalid_arguments", "unknown_tool", "tool_error", "exception"]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
@@ -117,7 +114,7 @@ class Tool:
             return error_result("tool_error", str(error))
         except RolloutError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the model reads what it broke
             return error_result("exception", f"{type(error).__name__}: {error}")
         return result if isinstance(result, str) else _json_text(result)
 
@@ -130,6 +127,8 @@ class Tool:
 
     async def _run(self, keywords: dict[str, Any]) -> Any:
         if self.blocking:
+            import asyncio  # costs more to import than all of this module; most tools don't block
+
             return await asyncio.to_thread(self.function, **keywords)
         result = self.function(**keywords)
         return await result if isinstance(result, Awaitable) else result
@@ -209,7 +208,9 @@ def _from_function(function: Callable[..., Any], name: str, blocking: bool) -> T
         model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
         parameters = strict_schema(model.model_json_schema(), frozenset(nullable))
     except PydanticUserError as error:
-        raise InvalidEnvironment(f"tool {name}: no JSON schema for its parameters: {error}") from error
+        raise InvalidEnvironment(
+            f"tool {name}: no JSON schema for its parameters: {error}"
+        ) from error
     return Tool(name, description, parameters, function, model, blocking, frozenset(nullable))
 
 

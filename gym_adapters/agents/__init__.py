@@ -1,1 +1,1 @@
-
+"""Loops that drive one `Episode` with one chat model."""

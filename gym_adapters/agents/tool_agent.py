@@ -90,7 +90,7 @@ class ToolAgent:
                         request_id=name,
                     )
                     await self._drive(episode, session, step, meter)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
                     episode.fail(error)
         return _rollout(episode, model, session, meter, seed)
 
@@ -119,7 +119,10 @@ class ToolAgent:
 
     def _spent(self, meter: _Meter) -> StopReason | None:
         limits = self.limits
-        if limits.max_sampled_tokens is not None and meter.output_tokens >= limits.max_sampled_tokens:
+        if (
+            limits.max_sampled_tokens is not None
+            and meter.output_tokens >= limits.max_sampled_tokens
+        ):
             return StopReason.LENGTH
         if limits.time_limit is not None and time.perf_counter() - meter.began > limits.time_limit:
             return StopReason.TIME

@@ -1,1 +1,1 @@
-
+"""Models: token ids in, token ids and log-probabilities out, and chat models over them."""

@@ -1,7 +1,7 @@
 """What an agent talks to: a model that reads items and answers with items.
 
 A `ChatModel` opens one `ChatSession` per rollout. Over a `TokenGenerator` the session keeps the
-exact `TokenLedger` (`gym_adapters.generation.token_chat`); over a text-only endpoint it keeps items.
+exact `TokenLedger` (`gym_adapters.generation.token_chat`); over a text endpoint it keeps items.
 """
 
 from __future__ import annotations

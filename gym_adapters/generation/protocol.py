@@ -44,7 +44,7 @@ class Generation:
         token_ids: Every sampled id, in order, the stop id included where one was sampled.
         logprobs: Natural-log probability of each id under the distribution it was sampled from
             (after temperature), same length as `token_ids`.
-        finish_reason: ``stop`` or ``length``; ``None`` where the engine doesn't tell, and then it is
+        finish_reason: ``stop`` or ``length``; ``None`` where the engine doesn't tell: then it is
             inferred from the last id and the budget.
         weights_version: The version of the weights that sampled it, where there is one.
         extras: Per-token extras by name (routed experts, say), each as long as `token_ids`.
