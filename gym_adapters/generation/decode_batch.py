@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,7 @@ from gym_adapters.items import FinishReason
 if TYPE_CHECKING:
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
-__all__ = ["DecodeBatch", "DecodeRow", "Decoder"]
-
-
-class Decoder(Protocol):
-    """The part of a tokenizer that stop strings need."""
-
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
-        """Text of `token_ids`."""
-        ...
+__all__ = ["DecodeBatch", "DecodeRow"]
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +32,7 @@ class DecodeRow:
         limit: Most tokens to sample.
         stop_token_ids: Ids that end it.
         random: Its own source of randomness, so that who shares the batch doesn't matter.
-        decoder: Needed where `sampling` has stop strings.
+        decode: Ids to text; needed where `sampling` has stop strings.
         token_ids: Sampled so far.
         logprobs: Theirs.
         finish_reason: Set when it is done.
@@ -51,7 +43,7 @@ class DecodeRow:
     limit: int
     stop_token_ids: frozenset[int]
     random: Random
-    decoder: Decoder | None = None
+    decode: Callable[[list[int]], str] | None = None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -67,11 +59,11 @@ class DecodeRow:
 
     def _ends_in_stop_string(self) -> bool:
         stops = self.sampling.stop
-        if not stops or self.decoder is None:
+        if not stops or self.decode is None:
             return False
         # A token is at least a byte, but for control tokens that decode to nothing: 8 to spare.
         window = max(len(stop.encode()) for stop in stops) + 8
-        text = self.decoder.decode(self.token_ids[-window:], skip_special_tokens=False)
+        text = self.decode(self.token_ids[-window:])
         return any(stop in text for stop in stops)
 
 
@@ -110,7 +102,7 @@ class DecodeBatch:
         device = self._device()
         newcomers = torch.tensor(mask, device=device)
         output = self._forward(torch.tensor(ids, device=device), newcomers, None)
-        _record(rows, output.logits[:, -1])
+        _record(rows, _last_logits(output))
         self._take_in(rows, KvBatch.of(output, newcomers))
         return self._release()
 
@@ -123,7 +115,7 @@ class DecodeBatch:
         ids = torch.tensor(last, device=self._device())[:, None]
         output = self._forward(ids, self._kv.mask, self._kv)
         running = [slot for slot, row in enumerate(self._slots) if row is not None]
-        _record(self.rows, output.logits[running, -1])
+        _record(self.rows, _last_logits(output)[running])
         return self._release()
 
     def drop(self, unwanted: Callable[[DecodeRow], bool]) -> list[DecodeRow]:
@@ -178,6 +170,12 @@ class DecodeBatch:
             self._kv.keep(staying)
             self._slots = [self._slots[slot] for slot in staying]
         return gone
+
+
+def _last_logits(output: CausalLMOutputWithPast) -> Tensor:
+    if output.logits is None:
+        raise TypeError("the model returned no logits: a causal language model is needed.")
+    return output.logits[:, -1]
 
 
 def _record(rows: Sequence[DecodeRow], logits: Tensor) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -74,10 +73,8 @@ class DecodeWorker:
     answers may train the model at once.
     """
 
-    def __init__(
-        self, model: nn.Module, make_batch: Callable[[], DecodeBatch], max_batch_size: int
-    ) -> None:
-        self._make_batch = make_batch
+    def __init__(self, model: nn.Module, batch: DecodeBatch, max_batch_size: int) -> None:
+        self._batch = batch
         self._max_batch_size = max_batch_size
         self._mode = EvalMode(model)
         self._changed = threading.Condition()
@@ -121,19 +118,18 @@ class DecodeWorker:
             thread.join(timeout)
 
     def _run(self) -> None:
-        batch = self._make_batch()
-        failure: BaseException = CancelledError("the generator was closed")
+        failure: BaseException = ModelError("the generator was closed.")
         try:
             with torch.no_grad():
-                while (joining := self._next_requests(batch)) is not None:
-                    self._advance(batch, joining)
+                while (joining := self._next_requests()) is not None:
+                    self._advance(joining)
         except BaseException as error:
             failure = error
             raise
         finally:
-            self._retire(batch, failure)
+            self._retire(failure)
 
-    def _next_requests(self, batch: DecodeBatch) -> list[Request] | None:
+    def _next_requests(self) -> list[Request] | None:
         """Requests to take in now; waits while there is nothing at all to do, ``None`` to end."""
         with self._changed:
             while not self._closed and not self._queue and not self._running:
@@ -143,21 +139,21 @@ class DecodeWorker:
                     return None
             if self._closed:
                 return None
-            room = self._max_batch_size - len(self._running) if batch.can_join else 0
+            room = self._max_batch_size - len(self._running) if self._batch.can_join else 0
             joining = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
             self._running.update({request.row: request for request in joining})
         return joining
 
-    def _advance(self, batch: DecodeBatch, joining: list[Request]) -> None:
+    def _advance(self, joining: list[Request]) -> None:
         self._mode.enter()
         error: ModelError | None = None
         try:
-            gone = batch.drop(lambda row: self._running[row].cancelled)
-            gone += batch.step()
-            gone += batch.join([request.row for request in joining])
+            gone = self._batch.drop(lambda row: self._running[row].cancelled)
+            gone += self._batch.join([request.row for request in joining])
+            gone += self._batch.step()
         except Exception as cause:
             # Whatever went wrong, the batch can't be continued; the next one starts afresh.
-            batch.clear()
+            self._batch.clear()
             gone, error = list(self._running), _model_error(cause)
         self._settle(gone, error)
 
@@ -172,15 +168,14 @@ class DecodeWorker:
         for request in requests:
             request.settle(None if error is None else _model_error(error))
 
-    def _retire(self, batch: DecodeBatch, failure: BaseException) -> None:
+    def _retire(self, failure: BaseException) -> None:
         with self._changed:
-            if self._thread is threading.current_thread():
-                self._thread = None
-                left = [*self._running]
-                batch.clear()
-            else:
+            # Another thread may have taken over from one that lingered in vain.
+            if self._thread is not threading.current_thread():
                 return
-        self._settle(left, _model_error(failure))
+            self._thread = None
+        self._batch.clear()
+        self._settle([*self._running], _model_error(failure))
 
 
 def _model_error(cause: BaseException) -> ModelError:

@@ -68,26 +68,32 @@ class KvBatch:
         unused = int(self.mask.argmax(dim=1).min()) if len(rows) else self.mask.shape[1]
         self.mask = self.mask[:, unused:]
         for layer in self._layers():
+            keys, values = _filled(layer.keys), _filled(layer.values)
             # Layers of a model spread over devices keep their keys where they run.
-            there = index.to(layer.keys.device)
-            layer.keys = layer.keys[there, :, unused:]
-            layer.values = layer.values[there, :, unused:]
+            there = index.to(keys.device)
+            layer.keys, layer.values = keys[there, :, unused:], values[there, :, unused:]
 
     def merge(self, other: KvBatch) -> None:
         """Append the rows of `other`, padding the shorter batch on the left."""
         width = max(self.mask.shape[1], other.mask.shape[1])
         self.mask = torch.cat([_padded(self.mask, width, 1), _padded(other.mask, width, 1)])
         for mine, theirs in zip(self._layers(), other._layers(), strict=True):
-            mine.keys = torch.cat([_padded(mine.keys, width, 2), _padded(theirs.keys, width, 2)])
-            mine.values = torch.cat(
-                [_padded(mine.values, width, 2), _padded(theirs.values, width, 2)]
-            )
+            keys = (_filled(mine.keys), _filled(theirs.keys))
+            values = (_filled(mine.values), _filled(theirs.values))
+            mine.keys = torch.cat([_padded(tensor, width, 2) for tensor in keys])
+            mine.values = torch.cat([_padded(tensor, width, 2) for tensor in values])
 
     def _layers(self) -> list[DynamicLayer]:
         layers = [layer for layer in self._cache.layers if type(layer) is DynamicLayer]
         if len(layers) != len(self._cache.layers):
             raise TypeError("rows of this cache can't be moved; ask is_flexible first.")
         return layers
+
+
+def _filled(tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise TypeError("a layer of the cache was never run.")
+    return tensor
 
 
 def _padded(tensor: Tensor, width: int, dim: int) -> Tensor:

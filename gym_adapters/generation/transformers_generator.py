@@ -103,7 +103,7 @@ class TransformersGenerator:
         self._seed = secrets.randbits(64) if seed is None else seed
         self._turns: OrderedDict[str, int] = OrderedDict()
         pad = getattr(tokenizer, "pad_token_id", None) or 0
-        self._worker = DecodeWorker(model, lambda: DecodeBatch(model, pad), max_batch_size)
+        self._worker = DecodeWorker(model, DecodeBatch(model, pad), max_batch_size)
 
     @classmethod
     def from_pretrained(
@@ -132,7 +132,7 @@ class TransformersGenerator:
         here = {"local_files_only": not allow_download}
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, **here)
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **here)
+            model: nn.Module = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **here)
         except OSError as error:
             raise InvalidConfig(
                 f"there is no model at {str(path)!r}: {error} Fix: give a folder that holds one, "
@@ -217,8 +217,12 @@ class TransformersGenerator:
             limit=min(room, sampling.max_tokens or room),
             stop_token_ids=self._eos.union(sampling.stop_token_ids),
             random=self._random(sampling, request_id),
-            decoder=self._tokenizer if sampling.stop else None,
+            decode=self._decode if sampling.stop else None,
         )
+
+    def _decode(self, token_ids: list[int]) -> str:
+        text = self._tokenizer.decode(token_ids) if self._tokenizer is not None else ""
+        return text if isinstance(text, str) else "".join(text)
 
     def _random(self, sampling: SamplingParams, request_id: str) -> Random:
         turn = self._turns.pop(request_id, 0)

@@ -1,8 +1,8 @@
 """A byte-level tokenizer with a Qwen-style chat template, made in place: nothing is downloaded.
 
 Every byte is one token and every control word is one token, so any text round-trips and a tiny
-model has few embeddings to learn. The template follows Hermes and Qwen in how turns, tool calls and tool
-results are written, with one difference: tools are declared by name and parameter names alone,
+model has few embeddings to learn. The template follows Hermes and Qwen in how turns, tool calls and
+tool results are written, with one difference: tools are declared by name and parameter names alone,
 because a model that pays for every character can't afford their JSON schemas.
 """
 

@@ -1,0 +1,1 @@
+"""Sums that must be worked out with a calculator."""

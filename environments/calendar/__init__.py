@@ -1,0 +1,1 @@
+"""Keeping a calendar free of conflicts while honouring what the user asked for."""

@@ -1,0 +1,1 @@
+"""A conversation of scripted follow-up questions."""

@@ -1,0 +1,1 @@
+"""A counter that each attempt has for itself."""

@@ -1,0 +1,1 @@
+"""One tool that may be called."""

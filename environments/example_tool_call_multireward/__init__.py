@@ -1,0 +1,1 @@
+"""One expected tool call, judged in three independent ways."""

@@ -1,0 +1,1 @@
+"""Arithmetic in a universe where the operators mean something else."""

@@ -1,0 +1,1 @@
+"""An office with email, calendar, website analytics, project boards and customers."""

@@ -1,0 +1,143 @@
+"""The generation a GRPOTrainer owns, as a `TokenGenerator`."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from gym_adapters.errors import InvalidConfig, InvalidRow, Unsupported
+from gym_adapters.generation.protocol import SamplingParams, TokenGenerator
+from gym_adapters.task import Task
+
+__all__ = ["GeneratorSource", "TrainerGeneration", "max_context_of", "trainer_sampling"]
+
+log = logging.getLogger(__name__)
+
+GeneratorSource = Callable[[Any], AbstractContextManager[TokenGenerator]]
+"""Given the trainer, a context in which its newest weights generate."""
+
+
+class TrainerGeneration:
+    """Generation with what the trainer has: transformers, colocated vLLM or a vLLM server.
+
+    The generator is made once a trainer. TRL has loaded the newest weights into vLLM before it calls
+    a rollout function; transformers runs on the very model that is trained.
+
+    Args:
+        max_batch_size: Most rollouts decoded at once by transformers; vLLM has its own bounds.
+    """
+
+    def __init__(self, *, max_batch_size: int = 64) -> None:
+        self._max_batch_size = max_batch_size
+        self._made: tuple[weakref.ref[Any], Any] | None = None
+
+    @contextmanager
+    def __call__(self, trainer: Any) -> Iterator[TokenGenerator]:
+        """The trainer's generator, with its weights gathered and ready.
+
+        Raises:
+            Unsupported: If the trainer is set up in a way that its generation can't be shared.
+        """
+        if not trainer.use_vllm:
+            with self._transformers(trainer) as generator:
+                yield generator
+        elif trainer.vllm_mode == "colocate":
+            from gym_adapters.adapters.trl.colocated_vllm import awake, colocated_generator
+
+            with awake(trainer.vllm_generation):
+                yield self._once(trainer, colocated_generator)
+        else:
+            from gym_adapters.adapters.trl.vllm_server import server_generator
+
+            yield self._once(trainer, server_generator)
+
+    @contextmanager
+    def _transformers(self, trainer: Any) -> Iterator[TokenGenerator]:
+        from trl.models import unwrap_model_for_generation
+
+        from gym_adapters.generation.transformers_generator import TransformersGenerator
+
+        if getattr(trainer, "is_fsdp_enabled", False):
+            raise Unsupported(
+                "rollout_function can't generate with transformers under FSDP, where all processes "
+                "must take every step together. Fix: use_vllm=True."
+            )
+        with unwrap_model_for_generation(
+            trainer.model_wrapped,
+            trainer.accelerator,
+            gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+        ) as model:
+
+            def make(trainer: Any) -> TransformersGenerator:
+                state = trainer.state
+                return TransformersGenerator(
+                    model,
+                    tokenizer_of(trainer),
+                    max_batch_size=self._max_batch_size,
+                    eos_token_ids=trainer.eos_token_ids,
+                    weights_version=lambda: int(state.global_step),
+                    seed=trainer.args.seed,
+                )
+
+            yield self._once(trainer, make)
+
+    def _once(self, trainer: Any, make: Callable[[Any], TokenGenerator]) -> TokenGenerator:
+        if self._made is None or self._made[0]() is not trainer:
+            self._made = (weakref.ref(trainer), make(trainer))
+        generator: TokenGenerator = self._made[1]
+        return generator
+
+
+def tokenizer_of(trainer: Any) -> Any:
+    """The trainer's tokenizer.
+
+    Raises:
+        Unsupported: If the trainer has a multimodal processor in its place.
+    """
+    processor = trainer.processing_class
+    if not hasattr(processor, "convert_tokens_to_ids"):
+        raise Unsupported(
+            "rollout_function takes text only, and the trainer has a multimodal processor. "
+            "Fix: pass processing_class=processor.tokenizer."
+        )
+    return processor
+
+
+def max_context_of(trainer: Any) -> int | None:
+    """Most tokens the trainer's engine can hold in one sequence; ``None`` where it doesn't tell."""
+    limits = []
+    if trainer.use_vllm and trainer.vllm_mode == "colocate":
+        limits.append(trainer.vllm_generation.llm.llm_engine.model_config.max_model_len)
+    elif trainer.use_vllm:
+        limits.append(trainer.args.vllm_max_model_length)
+    limits.append(getattr(trainer.model.config, "max_position_embeddings", None))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+class trainer_sampling:  # noqa: N801 - used as a function
+    """Sampling by task: the trainer's settings, and the row's own token budget for a turn.
+
+    Where a row asks for another temperature or the like, the trainer wins; that is told once.
+
+    Args:
+        trainer: A GRPOTrainer.
+        max_tokens: Most tokens of one turn; ``None`` leaves it to the rollout's budget.
+    """
+
+    def __init__(self, trainer: Any, max_tokens: int | None = None) -> None:
+        extras = dict(trainer.args.generation_kwargs or {})
+        if trainer.min_p:
+            extras["min_p"] = trainer.min_p
+        if trainer.repetition_penalty != 1.0:
+            extras["repetition_penalty"] = trainer.repetition_penalty
+        self._max_tokens = max_tokens
+        self._sampling = SamplingParams(
+            temperature=trainer.temperature,
+            top_p=trainer.top_p,
+            top_k=max(trainer.top_k or 0, 0),
+            extras=extras,
+        )

@@ -1,0 +1,204 @@
+"""A chat model over token ids, that keeps the exact ledger of every rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+from gym_adapters.errors import Boundary, LedgerError, ModelError, Unsupported, boundary
+from gym_adapters.generation.chat import ModelTurn, Usage
+from gym_adapters.generation.protocol import Generation, SamplingParams, TokenGenerator
+from gym_adapters.items import FinishReason, FunctionTool, Item, assistant_message
+from gym_adapters.segment import Segment
+from gym_adapters.tokens.chat_template import TemplateRewritesHistory
+from gym_adapters.tokens.protocol import ChatRenderer, OutputParser
+from gym_adapters.tokens.token_ledger import TokenLedger
+
+__all__ = ["TokenChatModel", "TokenChatSession"]
+
+
+@runtime_checkable
+class _KnowsTools(Protocol):
+    """A parser that can be told the tools (`gym_adapters.tokens.output_parser.FormatParser`)."""
+
+    @property
+    def reads_calls(self) -> bool: ...
+
+    def for_tools(self, tools: Sequence[FunctionTool]) -> OutputParser: ...
+
+
+class TokenChatModel:
+    """A `ChatModel` over a `TokenGenerator`.
+
+    Args:
+        generator: Samples the turns.
+        renderer: Items to token ids.
+        parser: Sampled ids to items.
+        name: What to call the model in a rollout's provenance.
+        max_context: Most tokens that prompt and completion may have together; ``None`` for any.
+        strict: Refuse a template that rewrites history, in place of starting a new segment. For
+            trainers that take one segment a rollout.
+    """
+
+    def __init__(
+        self,
+        generator: TokenGenerator,
+        renderer: ChatRenderer,
+        parser: OutputParser,
+        *,
+        name: str,
+        max_context: int | None = None,
+        strict: bool = False,
+    ) -> None:
+        self.generator = generator
+        self.renderer = renderer
+        self.parser = parser
+        self.max_context = max_context
+        self.strict = strict
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """What to call it in a rollout's provenance."""
+        return self._name
+
+    def open(
+        self, *, tools: Sequence[FunctionTool], sampling: SamplingParams, request_id: str
+    ) -> TokenChatSession:
+        """A fresh session; the template's turn ends are added to the stop ids.
+
+        Raises:
+            Unsupported: If tools are offered, and the parser reads no tool calls.
+        """
+        parser = self.parser
+        if isinstance(parser, _KnowsTools) and tools:
+            if not parser.reads_calls:
+                raise Unsupported(
+                    f"{self._name} is offered tools, but its output format has no tool calls. Name "
+                    "the format: output_parser(tokenizer, format=...)."
+                )
+            parser = parser.for_tools(tools)
+        stops = dict.fromkeys((*sampling.stop_token_ids, *self.renderer.stop_token_ids))
+        return TokenChatSession(
+            self, parser, tuple(tools), replace(sampling, stop_token_ids=tuple(stops)), request_id
+        )
+
+
+class TokenChatSession:
+    """The model's side of one rollout, to the token. Not for concurrent use."""
+
+    def __init__(
+        self,
+        model: TokenChatModel,
+        parser: OutputParser,
+        tools: Sequence[FunctionTool],
+        sampling: SamplingParams,
+        request_id: str,
+    ) -> None:
+        self.ledger = TokenLedger()
+        self._model = model
+        self._parser = parser
+        self._tools = tools
+        self._sampling = sampling
+        self._request_id = request_id
+        self._history: list[Item] = []
+        self._turns = 0
+        self._is_full = False
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """Segments that hold a sampled token, oldest first."""
+        return self.ledger.segments
+
+    def has_room(self) -> bool:
+        """Whether there is context left to answer in."""
+        limit = self._model.max_context
+        return not self._is_full and (limit is None or len(self.ledger.context_ids) < limit)
+
+    async def respond(self, new_items: Sequence[Item]) -> ModelTurn:
+        """Read `new_items`, and answer.
+
+        Where they leave no room to answer in, the turn is empty and its finish reason ``length``;
+        the ledger then stays as it was.
+
+        Raises:
+            ModelError: If generation fails, or the tokens don't line up.
+            Unsupported: If the model is strict and the template rewrites history.
+        """
+        with boundary(Boundary.MODEL, f"turn {self._turns} of {self._request_id}"):
+            if not self._read(new_items):
+                self._is_full = True
+                return ModelTurn((), "length", Usage(len(self.ledger.context_ids), 0))
+            return await self._sample()
+
+    def _read(self, new_items: Sequence[Item]) -> bool:
+        """Append what the environment says; ``False``, and nothing appended, where it won't fit."""
+        rewritten = not self.ledger.is_open
+        ids: list[int] = []
+        if not rewritten:
+            try:
+                ids = self._model.renderer.delta_ids(
+                    self._history,
+                    new_items,
+                    last_sampled_id=self.ledger.last_sampled_id,
+                    tools=self._tools,
+                )
+            except TemplateRewritesHistory as error:
+                if self._model.strict:
+                    raise Unsupported(
+                        f"{error} This run takes one segment a rollout: use a chat template that "
+                        "keeps history (gym_adapters.tokens.template_report tells which do)."
+                    ) from error
+                rewritten = True
+        if rewritten:
+            ids = self._model.renderer.prompt_ids([*self._history, *new_items], self._tools)
+        limit = self._model.max_context
+        context = len(ids) + (0 if rewritten else len(self.ledger.context_ids))
+        if limit is not None and context >= limit:
+            return False
+        if rewritten:
+            self.ledger.open_segment(ids)
+        else:
+            self.ledger.append_environment(ids)
+        self._history.extend(new_items)
+        return True
+
+    async def _sample(self) -> ModelTurn:
+        context = self.ledger.context_ids
+        read = len(context)
+        sampling = replace(self._sampling, max_tokens=self._budget(read))
+        generation = await self._model.generator.generate(
+            context, sampling, request_id=self._request_id
+        )
+        if not generation.token_ids:
+            raise ModelError("the generator sampled nothing")
+        if len(self.ledger.context_ids) != read:
+            raise LedgerError("The session was used by two callers at once.")
+        finish_reason = _finish_reason(generation, sampling)
+        self.ledger.append_sampled(generation)
+        items = self._parser.parse(
+            generation.token_ids,
+            finish_reason=finish_reason,
+            call_id_prefix=f"call_{self._turns}_",
+        )
+        self._turns += 1
+        # A turn of nothing but its end is a turn all the same, for the template.
+        self._history.extend(items or [assistant_message("")])
+        return ModelTurn(items, finish_reason, Usage(read, len(generation.token_ids)))
+
+    def _budget(self, context: int) -> int | None:
+        limit, budget = self._model.max_context, self._sampling.max_tokens
+        if limit is None:
+            return budget
+        return limit - context if budget is None else min(budget, limit - context)
+
+
+def _finish_reason(generation: Generation, sampling: SamplingParams) -> FinishReason:
+    """Why a turn ended; inferred from its last id and its budget where the engine doesn't tell."""
+    if generation.finish_reason is not None:
+        return generation.finish_reason
+    if generation.token_ids[-1] in sampling.stop_token_ids:
+        return "stop"
+    used_up = sampling.max_tokens is not None and len(generation.token_ids) >= sampling.max_tokens
+    return "length" if used_up else "stop"

@@ -1,0 +1,268 @@
+"""Metrics of a run, gathered rollout by rollout in memory that grows with tasks, not with tokens."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import orjson
+
+from gym_adapters.errors import Boundary
+from gym_adapters.items import Item
+from gym_adapters.reward import OutcomeStatus
+from gym_adapters.rollout import Rollout
+from gym_adapters.rollouts.pass_at_k import Attempts, PassAtK, pass_at_k_over_tasks
+
+__all__ = ["Metrics", "PassAtK", "RolloutMetrics", "Spread", "tool_errors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Of a quantity over rollouts: mean, median, 95th percentile and maximum."""
+
+    mean: float
+    median: float
+    p95: float
+    maximum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a run came to. A rate or mean is ``None`` where there is nothing to take it over.
+
+    Rewards, truncation, turns, tools and latency are over scored rollouts alone: a failure is counted
+    by boundary, and never as a reward of 0. Tokens are those of all rollouts.
+
+    Attributes:
+        tasks: Tasks with at least one rollout.
+        rollouts: Rollouts, the failed ones included.
+        scored: Rollouts with a reward.
+        failures: Failed rollouts by boundary.
+        retried: Failed attempts that were made again, by boundary; not among `rollouts`.
+        reward_mean: Mean over scored rollouts.
+        reward_std: Sample standard deviation over scored rollouts.
+        reward_mean_of_tasks: Mean over tasks of their mean reward.
+        reward_standard_error: Of `reward_mean_of_tasks`, tasks being the independent draws.
+        components: Mean of each reward component, over the rollouts that have it.
+        pass_threshold: A rollout passes with at least this reward.
+        pass_at_k: One entry per k.
+        truncation_rate: Share of scored rollouts that a budget cut.
+        stop_reasons: Scored rollouts by stop reason.
+        tool_calls: Tool results read by the model, or at least produced for it.
+        tool_errors: Those that are errors, by type.
+        input_tokens: Context read over all model calls.
+        output_tokens: Tokens sampled.
+        turns: Model calls per rollout.
+        seconds: Wall time per rollout.
+        model_share: Share of that time spent waiting for the model.
+    """
+
+    tasks: int
+    rollouts: int
+    scored: int
+    failures: Mapping[str, int]
+    retried: Mapping[str, int]
+    reward_mean: float | None
+    reward_std: float | None
+    reward_mean_of_tasks: float | None
+    reward_standard_error: float | None
+    components: Mapping[str, float]
+    pass_threshold: float
+    pass_at_k: Sequence[PassAtK]
+    truncation_rate: float | None
+    stop_reasons: Mapping[str, int]
+    tool_calls: int
+    tool_errors: Mapping[str, int]
+    input_tokens: int
+    output_tokens: int
+    turns: Spread | None
+    seconds: Spread | None
+    model_share: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The metrics as one JSON-serialisable object."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Mean:
+    """Mean and variance of a stream (Welford's method), stable for long runs."""
+
+    count: int = 0
+    mean: float = 0.0
+    _squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        step = value - self.mean
+        self.mean += step / self.count
+        self._squares += step * (value - self.mean)
+
+    @property
+    def std(self) -> float | None:
+        return math.sqrt(self._squares / (self.count - 1)) if self.count > 1 else None
+
+
+@dataclass(slots=True)
+class _TaskTally:
+    """The rewards of one task."""
+
+    rewards: float = 0.0
+    attempts: int = 0
+    passes: int = 0
+
+
+@dataclass(slots=True)
+class RolloutMetrics:
+    """Gathers `Metrics`; `add` each rollout once, in any order.
+
+    Args:
+        pass_threshold: A rollout passes with at least this reward.
+    """
+
+    pass_threshold: float = 1.0
+    rollouts: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    retried: Counter[str] = field(default_factory=Counter)
+    reward: _Mean = field(default_factory=_Mean)
+    _tasks: dict[str, _TaskTally] = field(default_factory=dict)
+    _components: dict[str, _Mean] = field(default_factory=dict)
+    _stop_reasons: Counter[str] = field(default_factory=Counter)
+    _truncated: int = 0
+    _tool_calls: int = 0
+    _tool_errors: Counter[str] = field(default_factory=Counter)
+    _turns: array[float] = field(default_factory=lambda: array("d"))
+    _seconds: array[float] = field(default_factory=lambda: array("d"))
+    _model_seconds: float = 0.0
+
+    def add(self, rollout: Rollout) -> None:
+        """Count one finished rollout, failed or not."""
+        self.rollouts += 1
+        self.input_tokens += rollout.usage.input_tokens
+        self.output_tokens += rollout.usage.output_tokens
+        tally = self._tasks.setdefault(rollout.task_id, _TaskTally())
+        outcome = rollout.outcome
+        if outcome.failure is not None:
+            self.failures[outcome.failure.boundary.value] += 1
+        if outcome.reward is None:
+            return
+        reward = outcome.reward.value
+        self.reward.add(reward)
+        tally.rewards += reward
+        tally.attempts += 1
+        # A reward summed from parts may miss the threshold by a rounding error.
+        tally.passes += reward >= self.pass_threshold - 1e-9
+        for name, part in outcome.reward.components.items():
+            self._components.setdefault(name, _Mean()).add(part)
+        self._stop_reasons[outcome.stop_reason.value] += 1
+        self._truncated += outcome.status is OutcomeStatus.TRUNCATED
+        self._add_costs(rollout)
+
+    def add_retried(self, rollout: Rollout) -> None:
+        """Count a failed attempt that another one followed."""
+        self.input_tokens += rollout.usage.input_tokens
+        self.output_tokens += rollout.usage.output_tokens
+        if rollout.outcome.failure is not None:
+            self.retried[rollout.outcome.failure.boundary.value] += 1
+
+    def make_retried(self, at_fault: Boundary) -> None:
+        """Take a failure counted by `add` for a retried one: the rollout is attempted again."""
+        self.rollouts -= 1
+        self.failures[at_fault.value] -= 1
+        self.failures += Counter()  # drops what has come to 0
+        self.retried[at_fault.value] += 1
+
+    def _add_costs(self, rollout: Rollout) -> None:
+        self._turns.append(rollout.usage.turns)
+        self._seconds.append(rollout.timings.total)
+        self._model_seconds += rollout.timings.model
+        self._tool_calls += sum(item["type"] == "function_call_output" for item in rollout.output)
+        self._tool_errors.update(tool_errors(rollout.output))
+
+    def metrics(self, ks: Iterable[int] | None = None) -> Metrics:
+        """What the rollouts so far come to.
+
+        Args:
+            ks: For which k to give pass@k; by default 1 and the powers of two up to the most
+                attempts that a task has.
+        """
+        tallies = self._tasks.values()
+        scored = [tally for tally in tallies if tally.attempts]
+        most = max((tally.attempts for tally in scored), default=0)
+        of_tasks = _Mean()
+        for tally in scored:
+            of_tasks.add(tally.rewards / tally.attempts)
+        attempts = [Attempts(tally.attempts, tally.passes) for tally in tallies]
+        seconds = math.fsum(self._seconds)
+        return Metrics(
+            tasks=len(self._tasks),
+            rollouts=self.rollouts,
+            scored=self.reward.count,
+            failures=dict(self.failures),
+            retried=dict(self.retried),
+            reward_mean=self.reward.mean if self.reward.count else None,
+            reward_std=self.reward.std,
+            reward_mean_of_tasks=of_tasks.mean if scored else None,
+            reward_standard_error=(
+                None if of_tasks.std is None else of_tasks.std / math.sqrt(of_tasks.count)
+            ),
+            components={name: part.mean for name, part in sorted(self._components.items())},
+            pass_threshold=self.pass_threshold,
+            pass_at_k=[
+                pass_at_k_over_tasks(attempts, k) for k in (_powers(most) if ks is None else ks)
+            ],
+            truncation_rate=self._truncated / self.reward.count if self.reward.count else None,
+            stop_reasons=dict(self._stop_reasons),
+            tool_calls=self._tool_calls,
+            tool_errors=dict(self._tool_errors),
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            turns=_spread(self._turns),
+            seconds=_spread(self._seconds),
+            model_share=self._model_seconds / seconds if seconds > 0 else None,
+        )
+
+
+def tool_errors(items: Iterable[Item]) -> Counter[str]:
+    """Tool results in `items` that are errors (`gym_adapters.tools`), counted by type."""
+    found: Counter[str] = Counter()
+    for item in items:
+        if item["type"] != "function_call_output" or not item["output"].startswith('{"error":'):
+            continue
+        try:
+            kind = orjson.loads(item["output"])["error"]["type"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if isinstance(kind, str):
+            found[kind] += 1
+    return found
+
+
+def _powers(most: int) -> list[int]:
+    return [2**power for power in range(most.bit_length())]
+
+
+def _spread(values: Sequence[float]) -> Spread | None:
+    if not values:
+        return None
+    ordered = sorted(values)
+    return Spread(
+        mean=math.fsum(ordered) / len(ordered),
+        median=_quantile(ordered, 0.5),
+        p95=_quantile(ordered, 0.95),
+        maximum=ordered[-1],
+    )
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """Linear interpolation between the two nearest ranks."""
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)

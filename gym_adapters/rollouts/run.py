@@ -1,0 +1,213 @@
+"""A run: collecting rollouts into a folder, with metrics, so that it can be stopped and resumed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from gym_adapters.agents.tool_agent import AgentLimits
+from gym_adapters.environment import EnvironmentConfig
+from gym_adapters.episode import EpisodeLimits
+from gym_adapters.registry import EnvironmentEntry
+from gym_adapters.rollout import Rollout
+from gym_adapters.rollouts.collect import RolloutKey, collect
+from gym_adapters.rollouts.manifest import Manifest, git_state
+from gym_adapters.rollouts.metrics import Metrics, RolloutMetrics
+from gym_adapters.rollouts.models import ModelSource, model_source
+from gym_adapters.rollouts.row_sampling import RowSampling
+from gym_adapters.rollouts.run_folder import OnExisting, RunFolder
+from gym_adapters.task import Task
+
+__all__ = ["Observer", "RunSettings", "run"]
+
+SESSIONS_TO_TRY = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """All that a run is made of.
+
+    Attributes:
+        entry: The environment.
+        config: Its settings.
+        model: Model spec (`gym_adapters.rollouts.models`).
+        tasks: Gives the tasks, the same each time.
+        input: Where they come from, in words or as a path; recorded.
+        output: Folder to write; ``None`` writes nothing.
+        on_existing: What to do if `output` holds a run.
+        num_repeats: Attempts at each task.
+        concurrency: Most episodes at once.
+        seed: Seed of the run.
+        sampling: How to sample.
+        episode_limits: Budgets of an episode.
+        agent_limits: Budgets of the agent loop.
+        retries: Further attempts at a rollout that failed for a reason that may pass.
+        max_attempts: Attempts at a rollout over all sessions of the run; by default those of three
+            sessions.
+        pass_threshold: A rollout passes with at least this reward.
+    """
+
+    entry: EnvironmentEntry
+    config: EnvironmentConfig
+    model: str
+    tasks: Callable[[], Iterable[Task]]
+    input: str = ""
+    output: Path | None = None
+    on_existing: OnExisting = OnExisting.REFUSE
+    num_repeats: int = 1
+    concurrency: int = 64
+    seed: int = 0
+    sampling: RowSampling = field(default_factory=RowSampling)
+    episode_limits: EpisodeLimits = field(default_factory=EpisodeLimits)
+    agent_limits: AgentLimits = field(default_factory=AgentLimits)
+    retries: int = 1
+    max_attempts: int | None = None
+    pass_threshold: float = 1.0
+
+    def manifest(self, source: ModelSource) -> Manifest:
+        """What to record of these settings; tells the template only once `source` is open."""
+        environment = self.entry.environment
+        limits = {**asdict(self.episode_limits), **asdict(self.agent_limits)}
+        if environment.capabilities().compares:
+            # Rewards are relative to a group of this size.
+            limits["num_repeats"] = self.num_repeats
+        return Manifest(
+            environment=environment.name,
+            environment_version=environment.version,
+            environment_config=self.config.model_dump(mode="json"),
+            model=source.name,
+            template_hash=source.template_hash,
+            seed=self.seed,
+            sampling=asdict(self.sampling),
+            limits=limits,
+            num_repeats=self.num_repeats,
+            input=self.input,
+            git=git_state(self.entry.folder or Path.cwd()),
+        )
+
+
+class Observer(Protocol):
+    """Told how a run goes, from its event loop; must not block."""
+
+    def began(self, recorded: RolloutMetrics, skipped: int) -> None:
+        """The model is loaded and the folder open, with `skipped` rollouts that need no run."""
+        ...
+
+    def finished(self, rollout: Rollout) -> None:
+        """A rollout was finished, and recorded."""
+        ...
+
+
+async def run(settings: RunSettings, observer: Observer | None = None) -> Metrics:
+    """Collect all rollouts of `settings` that its folder lacks.
+
+    What is finished is recorded at once. On cancellation, and when something raises, the folder is
+    left whole, with metrics of what is there, and can be resumed.
+
+    Returns:
+        Metrics over the whole folder, earlier sessions included.
+
+    Raises:
+        UsageError: If the settings can't be used.
+        OSError: If the folder can't be written.
+    """
+    metrics = RolloutMetrics(pass_threshold=settings.pass_threshold)
+    source = model_source(settings.model, seed=settings.seed)
+    async with AsyncExitStack() as stack:
+        await _check_folder(settings, source)
+        await stack.enter_async_context(source)
+        record = _Record(None, metrics)
+        if settings.output is not None:
+            folder = await asyncio.to_thread(_open, settings, source, metrics)
+            record = stack.enter_context(_Record(folder, metrics))
+        if observer is not None:
+            observer.began(metrics, len(record.skip))
+        rollouts = collect(
+            settings.entry,
+            settings.tasks(),
+            source,
+            num_repeats=settings.num_repeats,
+            concurrency=settings.concurrency,
+            seed=settings.seed,
+            config=settings.config,
+            sampling=settings.sampling,
+            episode_limits=settings.episode_limits,
+            agent_limits=settings.agent_limits,
+            retries=settings.retries,
+            on_retry=record.append_retried,
+            skip=record.skip,
+        )
+        async with aclosing(rollouts):
+            async for rollout in rollouts:
+                await record.append(rollout)
+                if observer is not None:
+                    observer.finished(rollout)
+    return metrics.metrics()
+
+
+class _Record:
+    """Where finished rollouts go: the metrics and, where there is one, the folder."""
+
+    def __init__(self, folder: RunFolder | None, metrics: RolloutMetrics) -> None:
+        self._folder, self._metrics = folder, metrics
+        # One thread: the order of lines is the order of finish, and one disk is one disk.
+        self._writer = ThreadPoolExecutor(1, "rollouts") if folder is not None else None
+
+    @property
+    def skip(self) -> frozenset[RolloutKey]:
+        return self._folder.skip if self._folder is not None else frozenset()
+
+    async def append(self, rollout: Rollout) -> None:
+        if self._folder is None:
+            self._metrics.add(rollout)
+        else:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._writer, self._folder.append, rollout)
+
+    def append_retried(self, rollout: Rollout) -> None:
+        if self._folder is None:
+            self._metrics.add_retried(rollout)
+        elif self._writer is not None:
+            self._writer.submit(self._folder.append_retried, rollout)
+
+    def __enter__(self) -> _Record:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._writer is not None:
+            self._writer.shutdown(wait=True)
+        if self._folder is not None:
+            try:
+                self._folder.write_metrics()
+            finally:
+                self._folder.close()
+
+
+async def _check_folder(settings: RunSettings, source: ModelSource) -> None:
+    """Refuse a folder that can't be used before the model is loaded, which may take minutes."""
+    if settings.output is None or not settings.output.exists():
+        return
+    await asyncio.to_thread(
+        RunFolder.check, settings.output, settings.manifest(source), settings.on_existing
+    )
+
+
+def _open(settings: RunSettings, source: ModelSource, metrics: RolloutMetrics) -> RunFolder:
+    attempts = settings.max_attempts
+    if settings.output is None:
+        raise RuntimeError("there is no folder to open")
+    return RunFolder(
+        settings.output,
+        replace(settings.manifest(source)),
+        on_existing=settings.on_existing,
+        max_attempts=(
+            SESSIONS_TO_TRY * (settings.retries + 1) if attempts is None else attempts
+        ),
+        whole_groups=settings.entry.environment.capabilities().compares,
+        metrics=metrics,
+    )

@@ -1,0 +1,253 @@
+"""A policy small enough to train on one CPU core in a minute, made in place.
+
+`tiny_policy` builds a Qwen2 model of a hundred thousand parameters over the tiny tokenizer and,
+given gold conversations, teaches it to speak their format while often getting the numbers wrong.
+That is where reinforcement learning starts to be worth watching: the reward is seen often enough to
+learn from, and there is plenty left to gain.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from gym_adapters.errors import InvalidConfig, MissingExtra
+from gym_adapters.items import FunctionTool, Item
+from gym_adapters.testing.tiny_tokenizer import (
+    CHAT_TEMPLATE,
+    CONTROL_TOKENS,
+    RESPONSE_SCHEMA,
+    tiny_tokenizer,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+
+__all__ = ["Conversation", "Progress", "TinyPolicy", "WarmUp", "tiny_policy"]
+
+Progress = Callable[[int, int, float], None]
+"""Told the step done, the number of steps and the loss, in nats per assistant token."""
+
+# Part of the cache key: raise it when the same arguments come to make another model.
+RECIPE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A whole, right conversation: Responses items, the last being the assistant's answer."""
+
+    items: Sequence[Item]
+    tools: Sequence[FunctionTool] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """Supervised training before reinforcement learning.
+
+    First the model learns the format and to copy: in each batch the digits 1 to 9 are relabelled at
+    random, alike in question, call, result and answer. Then it unlearns: every number that the
+    assistant writes is replaced by a random one with probability `mistakes`, which leaves the model
+    sure of the format and unsure of the numbers.
+
+    Attributes:
+        conversations: Gold conversations; a hundred or so different ones.
+        mistakes: Probability that a number the assistant writes is replaced, in [0, 1].
+        copy_steps: Steps of the first part.
+        mistake_steps: Steps of the second part.
+        batch_size: Conversations a step.
+        learning_rate: Peak learning rate of AdamW; linear warm-up, then cosine to a tenth.
+    """
+
+    conversations: Sequence[Conversation]
+    mistakes: float = 0.35
+    copy_steps: int = 300
+    mistake_steps: int = 60
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+
+    def __post_init__(self) -> None:
+        if not self.conversations:
+            raise InvalidConfig("a warm-up needs at least one conversation.")
+        if not 0.0 <= self.mistakes <= 1.0:
+            raise InvalidConfig(f"mistakes must be a probability, not {self.mistakes}.")
+        if min(self.batch_size, self.copy_steps + self.mistake_steps) < 1:
+            raise InvalidConfig("a warm-up needs a batch_size and steps of at least 1.")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """Dimensions of the Qwen2 model."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+
+
+SIZES = {
+    "small": ModelSize(32, 64, 2, 2, 1),
+    "default": ModelSize(64, 128, 2, 2, 1),
+    "large": ModelSize(128, 256, 3, 4, 2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TinyPolicy:
+    """A model and tokenizer on disk, in the layout of ``save_pretrained``.
+
+    Attributes:
+        model_path: Folder to give to ``from_pretrained``, vLLM or a trainer. It is a shared cache:
+            save what you train elsewhere.
+        tokenizer: Its tokenizer, loaded.
+        was_cached: Whether it was there already.
+    """
+
+    model_path: Path
+    tokenizer: PreTrainedTokenizerFast
+    was_cached: bool
+
+    def load_model(self) -> Qwen2ForCausalLM:
+        """A fresh float32 copy of the model on the CPU, in eval mode."""
+        from transformers import Qwen2ForCausalLM
+
+        model: Qwen2ForCausalLM = Qwen2ForCausalLM.from_pretrained(
+            self.model_path, dtype="float32", attn_implementation="eager"
+        )
+        return model
+
+
+def tiny_policy(
+    *,
+    seed: int = 0,
+    size: Literal["small", "default", "large"] = "default",
+    warmup: WarmUp | None = None,
+    cache_dir: Path | str | None = None,
+    progress: Progress | None = None,
+) -> TinyPolicy:
+    """Make a tiny policy, or find the one made before with the same arguments.
+
+    Nothing is downloaded. The caller's random state and thread settings are left as they were.
+    Several processes may ask for the same policy at once; whoever is done first wins.
+
+    Args:
+        seed: Seeds weights and warm-up.
+        size: ``small`` has 30 thousand parameters, ``default`` 0.1 million, ``large`` 0.5 million.
+        warmup: What to teach it first; without, its weights are random and its words are noise.
+        cache_dir: Where to keep it; ``$XDG_CACHE_HOME/gym_adapters`` (``~/.cache/gym_adapters``) by
+            default.
+        progress: Called after each step of the warm-up.
+
+    Raises:
+        InvalidConfig: If `size` is unknown.
+        MissingExtra: Without torch or transformers.
+    """
+    if size not in SIZES:
+        raise InvalidConfig(f"unknown size {size!r}: use one of {', '.join(SIZES)}.")
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise MissingExtra(
+            "transformers", package=error.name or "transformers", needed_for="the tiny policy"
+        ) from error
+    versions = (torch.__version__, transformers.__version__)
+    home = _cache_home(cache_dir)
+    folder = home / f"{size}-{_key(seed, SIZES[size], warmup, versions)}"
+    tokenizer = tiny_tokenizer()
+    if folder.is_dir():
+        return TinyPolicy(folder, tokenizer, was_cached=True)
+    model = _make(seed, SIZES[size], tokenizer, warmup, progress)
+    with _placed_atomically(folder) as draft:
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+    return TinyPolicy(folder, tokenizer, was_cached=False)
+
+
+def _cache_home(cache_dir: Path | str | None) -> Path:
+    if cache_dir is not None:
+        return Path(cache_dir)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gym_adapters" / "tiny_policy"
+
+
+def _key(seed: int, size: ModelSize, warmup: WarmUp | None, versions: tuple[str, ...]) -> str:
+    recipe = {
+        "recipe": RECIPE,
+        "seed": seed,
+        "size": asdict(size),
+        "warmup": None if warmup is None else asdict(warmup),
+        "tokenizer": [CHAT_TEMPLATE, CONTROL_TOKENS, RESPONSE_SCHEMA],
+        "versions": versions,
+    }
+    return blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+@contextmanager
+def _placed_atomically(folder: Path) -> Iterator[Path]:
+    """A draft folder that becomes `folder` at once, unless another process got there first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
+    try:
+        yield draft
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _make(
+    seed: int,
+    size: ModelSize,
+    tokenizer: PreTrainedTokenizerFast,
+    warmup: WarmUp | None,
+    progress: Progress | None,
+) -> Qwen2ForCausalLM:
+    import torch
+
+    from gym_adapters.testing.tiny_warmup import warm_up
+
+    threads = torch.get_num_threads()
+    # One thread: sums are then added in the same order everywhere, and tiny matrices gain nothing
+    # from a second one.
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(seed)
+            model = _random_model(size, tokenizer)
+            if warmup is not None:
+                warm_up(model, tokenizer, warmup, progress)
+    finally:
+        torch.set_num_threads(threads)
+    model.train(False)
+    return model
+
+
+def _random_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        **asdict(size),
+        vocab_size=len(tokenizer),
+        max_position_embeddings=4096,
+        # The default of 0.02 leaves so small a model flat for hundreds of steps.
+        initializer_range=0.1,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    config._attn_implementation = "eager"
+    return Qwen2ForCausalLM(config)  # type: ignore[no-untyped-call]

@@ -1,0 +1,62 @@
+"""Llama 4, LFM2, Olmo 3: the call is a list of Python calls, ``[name(key="value"), ...]``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gym_adapters.tokens.formats.python_literals import NotACall, read_python_calls
+from gym_adapters.tokens.formats.turn import Call, Lexeme, Turn
+
+__all__ = ["PythonicFormat"]
+
+
+@dataclass(frozen=True, slots=True)
+class PythonicFormat:
+    """A turn, or what stands between `opening` and `closing`, that is a list of Python calls."""
+
+    name: str = "pythonic"
+    opening: str = "<|tool_call_start|>"
+    closing: str = "<|tool_call_end|>"
+    reads_calls: bool = True
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Control tokens that mean something in this format."""
+        return (self.opening, self.closing, "<think>", "</think>")
+
+    def read(self, lexemes: Sequence[Lexeme], turn: Turn) -> None:
+        """Write what `lexemes` say to `turn`."""
+        thought = [n for n, lexeme in enumerate(lexemes) if lexeme == Lexeme("</think>", True)]
+        start = 0
+        if thought:
+            start = thought[0] + 1
+            opened = int(lexemes[0] == Lexeme("<think>", True))
+            turn.thinking("".join(lexeme.text for lexeme in lexemes[opened : thought[0]]))
+        rest = lexemes[start:]
+        if not any(lexeme.is_marker for lexeme in rest):
+            self._read_body("".join(lexeme.text for lexeme in rest), turn, "", "")
+            return
+        position = 0
+        while position < len(rest):
+            lexeme = rest[position]
+            position += 1
+            if lexeme != Lexeme(self.opening, True):
+                turn.text(lexeme.text)
+                continue
+            end = position
+            while end < len(rest) and rest[end] != Lexeme(self.closing, True):
+                end += 1
+            body = "".join(entry.text for entry in rest[position:end])
+            self._read_body(body, turn, self.opening, self.closing if end < len(rest) else "")
+            position = end + 1
+
+    def _read_body(self, body: str, turn: Turn, opening: str, closing: str) -> None:
+        try:
+            calls = read_python_calls(body)
+        except NotACall:
+            turn.text(opening + body + closing)
+            return
+        for name, arguments in calls:
+            turn.call(Call(name, json.dumps(arguments, ensure_ascii=False)))

@@ -1,0 +1,256 @@
+r"""Reading which option of a multiple-choice question a text gives.
+
+The grading modes are those of NeMo Gym's ``mcqa`` rows:
+
+* ``strict_single_letter_boxed``: the last ``\boxed{...}`` holds one capital and no other letter
+  (``E``, ``(B)``, ``\text{C}``), or begins with a capital and ``:``, ``)``, ``.`` or ``-``.
+* ``lenient_boxed``: the same, else the box holds the text of exactly one option.
+* ``lenient_answer_colon``: the line after the first ``Answer:`` is a letter or an option's text.
+* ``lenient_answer_colon_md``: the last ``Answer:`` (Markdown around it is fine) that gives one
+  letter: the only one, a leading one, or the last capital that stands alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, cast
+
+from gym_adapters.errors import InvalidRow, MissingExtra, VerifierError
+from gym_adapters.verifiers.answers import last_boxed
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Pattern(Protocol):
+        """The part of a compiled pattern of the package ``regex`` that is used here."""
+
+        def finditer(
+            self, string: str, *, timeout: float, concurrent: bool
+        ) -> Iterator[re.Match[str]]: ...
+
+
+__all__ = ["GradingMode", "Options", "check_pattern", "choice", "choice_by_pattern"]
+
+GradingMode = Literal[
+    "strict_single_letter_boxed",
+    "lenient_boxed",
+    "lenient_answer_colon",
+    "lenient_answer_colon_md",
+]
+Options = Sequence[Mapping[str, str | None]]
+"""Options as ``[{"A": "its text"}, ...]``; an option may have no text."""
+
+# A row's pattern sees this much of the end of a text, and has this many seconds for it.
+PATTERN_WINDOW = 20_000
+PATTERN_TIMEOUT = 1.0
+
+_BOX_LABEL = re.compile(r"\s*+([A-Z])\s*+[:).\-]")
+_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|rm|bf)\s*+\{")
+_ANSWER = re.compile(r"answer\s*+:", re.IGNORECASE)
+_ANSWER_MARKDOWN = re.compile(r"answer[*_]{0,2}+\s*+:[*_\s]{0,2}+", re.IGNORECASE)
+_LONE_LETTER = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])")
+_LONE_CAPITAL = re.compile(r"\b[A-Z]\b")
+_LEADING_LETTER = re.compile(r"[A-Za-z](?![A-Za-z0-9])")
+_LETTERS_OF_OTHER_SCRIPTS = str.maketrans(
+    {
+        **dict(zip("أبجد", (" A", " B", " C", " D"), strict=True)),
+        **dict(zip("অবডঢ", (" A", " B", " C", " D"), strict=True)),
+        **{chr(0xFF21 + index): f" {chr(ord('A') + index)}" for index in range(26)},
+    }
+)
+_SEPARATORS = frozenset("/|&,;")
+
+
+def choice(text: str, options: Options, mode: GradingMode) -> str | None:
+    """The capital letter of the option that `text` gives; ``None`` where it gives none of them."""
+    texts = _texts_by_letter(options)
+    if mode == "strict_single_letter_boxed":
+        return _boxed_letter(text, texts)
+    if mode == "lenient_boxed":
+        return _boxed_letter(text, texts) or _boxed_option(text, texts)
+    if mode == "lenient_answer_colon":
+        return _letter_after_answer(text, texts)
+    return _letter_after_markdown_answer(text, texts)
+
+
+def choice_by_pattern(text: str, options: Options, pattern: str) -> str | None:
+    """The letter that the last match of `pattern` captures in `text`, or whose text it captures.
+
+    Upper and lower case are the same. The first group that took part counts, else the whole match.
+    A single letter is taken even if no option has it. Only the last 20,000 characters are searched.
+    Blocks for up to a second, without holding the interpreter: call it in a thread.
+
+    Raises:
+        VerifierError: If matching takes longer than a second: the pattern backtracks.
+        InvalidRow: If the pattern is not one.
+        MissingExtra: Without the package ``regex``, which can stop such a pattern.
+    """
+    last: re.Match[str] | None = None
+    try:
+        matches = _compiled(pattern).finditer(
+            text[-PATTERN_WINDOW:], timeout=PATTERN_TIMEOUT, concurrent=True
+        )
+        for match in matches:
+            last = match
+    except TimeoutError as error:
+        raise VerifierError(
+            f"the pattern {pattern!r} took longer than {PATTERN_TIMEOUT} s; it backtracks"
+        ) from error
+    if last is None:
+        return None
+    groups = [group for group in last.groups() if group is not None]
+    captured = _latin(groups[0] if groups else last[0]).upper()
+    if len(captured) == 1 and captured.isalpha():
+        return captured
+    return _option_called(captured, _texts_by_letter(options))
+
+
+def check_pattern(pattern: str, field: str) -> None:
+    """Refuse a pattern that does not compile.
+
+    Raises:
+        InvalidRow: Naming `field`.
+        MissingExtra: Without the package ``regex``.
+    """
+    try:
+        _compiled(pattern)
+    except InvalidRow as error:
+        raise InvalidRow(error.problem, field=field, fix=error.fix) from None
+
+
+@lru_cache(maxsize=512)
+def _compiled(pattern: str) -> Pattern:
+    try:
+        import regex
+    except ImportError as error:
+        raise MissingExtra(
+            "verifiers", package="regex", needed_for="an answer pattern given by a row"
+        ) from error
+    try:
+        return cast("Pattern", regex.compile(pattern, regex.IGNORECASE))
+    except regex.error as error:
+        raise InvalidRow(
+            f"{pattern!r} is not a regular expression: {error}.", fix="correct the pattern."
+        ) from error
+
+
+def _texts_by_letter(options: Options) -> dict[str, list[str]]:
+    texts: dict[str, list[str]] = {}
+    for option in options:
+        for letter, text in option.items():
+            if len(letter) == 1 and letter.isalpha():
+                told = texts.setdefault(letter.upper(), [])
+                if text is not None:
+                    told.append(_normal(text))
+    return texts
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _latin(text: str) -> str:
+    return text.translate(_LETTERS_OF_OTHER_SCRIPTS).strip()
+
+
+def _unwrapped(text: str) -> str:
+    """`text` without the LaTeX text commands around the whole of it."""
+    inner = text.strip()
+    start, end = 0, len(inner)
+    while (wrapper := _WRAPPER.match(inner, start, end)) and inner[end - 1] == "}":
+        start, end = wrapper.end(), end - 1
+        while start < end and inner[start].isspace():
+            start += 1
+        while start < end and inner[end - 1].isspace():
+            end -= 1
+    return inner[start:end]
+
+
+def _boxed_letter(text: str, letters: Collection[str]) -> str | None:
+    box = last_boxed(text)
+    if box is None:
+        return None
+    inner = _unwrapped(box)
+    ascii_letters = [char for char in inner if char.isascii() and char.isalpha()]
+    label = _BOX_LABEL.match(inner)
+    if len(ascii_letters) == 1 and ascii_letters[0].isupper():
+        letter = ascii_letters[0]
+    elif label:
+        letter = label[1]
+    else:
+        return None
+    return letter if letter in letters else None
+
+
+def _boxed_option(text: str, texts: Mapping[str, Sequence[str]]) -> str | None:
+    box = last_boxed(text)
+    if box is None:
+        return None
+    inside = (_normal(box), _normal(_unwrapped(box)))
+    named = {
+        letter
+        for letter, options in texts.items()
+        for option in options
+        if option and any(option in candidate for candidate in inside)
+    }
+    return named.pop() if len(named) == 1 else None
+
+
+def _option_called(name: str, texts: Mapping[str, Sequence[str]]) -> str | None:
+    wanted = _normal(name)
+    return next((letter for letter, options in texts.items() if wanted in options), None)
+
+
+def _line_after(text: str, position: int) -> str:
+    """The first line with anything on it from `position` on."""
+    return text[position:].lstrip().partition("\n")[0]
+
+
+def _letter_after_answer(text: str, texts: Mapping[str, Sequence[str]]) -> str | None:
+    marker = _ANSWER.search(text)
+    if marker is None:
+        return None
+    candidate = _unwrapped(_line_after(text, marker.end()))
+    if len(candidate) == 1 and candidate.upper() in texts:
+        return candidate.upper()
+    return _option_called(candidate, texts)
+
+
+def _letter_after_markdown_answer(text: str, letters: Collection[str]) -> str | None:
+    markers = list(_ANSWER_MARKDOWN.finditer(text))
+    # Each is read up to the next one at most, so that together they are no longer than the text.
+    ends = [*(marker.start() for marker in markers[1:]), len(text)]
+    for marker, end in reversed(list(zip(markers, ends, strict=False))):
+        found = _lone_letter(text[marker.end() : end].partition("\n")[0], letters)
+        if found is not None:
+            return found
+    return None
+
+
+def _lone_letter(payload: str, letters: Collection[str]) -> str | None:
+    candidate = _latin(payload).strip("*_` \t\r.,;:")
+    if _lists_several(candidate, letters):
+        return None
+    leading = _LEADING_LETTER.match(candidate)
+    capitals = _LONE_CAPITAL.findall(candidate) if leading is None else []
+    letter = leading[0] if leading else capitals[-1] if capitals else ""
+    return letter.upper() if letter.upper() in letters else None
+
+
+def _lists_several(text: str, letters: Collection[str]) -> bool:
+    """Whether different letters stand side by side, as in ``A or B``: not a choice."""
+    found = [match for match in _LONE_LETTER.finditer(text) if match[0].upper() in letters]
+    return any(
+        left[0].upper() != right[0].upper() and _separates(text[left.end() : right.start()])
+        for left, right in pairwise(found)
+    )
+
+
+def _separates(between: str) -> bool:
+    word = between.strip()
+    if word.lower() in ("or", "and"):
+        return between[0].isspace() and between[-1].isspace()
+    return word == "" or word in _SEPARATORS
