@@ -67,7 +67,7 @@ def load_card(folder: Path) -> EnvironmentCard:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidConfig(f"{path} is absent; an environment's folder needs its card") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-13-01
         raise InvalidConfig(f"{path} is not valid YAML: {error}") from error
     return validated(EnvironmentCard, data, str(path))
 
@@ -104,7 +104,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
                 raise InvalidConfig(f"override {override!r}: {key} holds a value, not keys")
         try:
             node[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise InvalidConfig(f"override {override!r}: not valid YAML: {error}") from error
     return result
 

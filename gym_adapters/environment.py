@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -78,16 +79,18 @@ class Transcript:
     @property
     def tool_calls(self) -> list[ToolCall]:
         """All tool calls in the order they were written, each with its result."""
-        outputs = {
-            item["call_id"]: item["output"]
-            for item in self.output
-            if item["type"] == "function_call_output"
-        }
-        return [
-            ToolCall(item["name"], item["arguments"], outputs.get(item["call_id"]))
-            for item in self.output
-            if item["type"] == "function_call"
-        ]
+        calls: list[ToolCall] = []
+        # A remote agent may give the same id to calls of different turns: a result belongs to the
+        # first call of its id that has none.
+        waiting: dict[str, deque[int]] = {}
+        for item in self.output:
+            if item["type"] == "function_call":
+                waiting.setdefault(item["call_id"], deque()).append(len(calls))
+                calls.append(ToolCall(item["name"], item["arguments"], None))
+            elif item["type"] == "function_call_output" and waiting.get(item["call_id"]):
+                index = waiting[item["call_id"]].popleft()
+                calls[index] = replace(calls[index], output=item["output"])
+        return calls
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,7 +277,8 @@ class Episode:
         tool = self._tools.get(call["name"])
         if tool is None:
             known = ", ".join(self._tools) or "none"
-            return error_result("unknown_tool", f"no tool {call['name']!r}; there are: {known}")
+            name = call["name"][:100]
+            return error_result("unknown_tool", f"no tool {name!r}; there are: {known}")
         try:
             with boundary(Boundary.TOOL, f"tool {tool.name} of {self.environment.name}"):
                 async with asyncio.timeout(self.limits.tool_timeout):

@@ -248,6 +248,6 @@ def boundary(at_fault: Boundary, doing: str) -> Iterator[None]:
     except (RolloutError, UsageError):
         raise
     except TimeoutError as error:
-        raise RolloutTimeout(f"{doing}: {error or 'timed out'}") from error
+        raise RolloutTimeout(f"{doing}: {str(error) or 'timed out'}") from error
     except Exception as error:
         raise _ERROR_OF[at_fault](f"{doing}: {type(error).__name__}: {error}") from error

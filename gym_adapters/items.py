@@ -212,7 +212,7 @@ def check_items(items: Iterable[Any], field: str) -> None:
                 fix='write it as {"role": "user", "content": "..."}.',
             )
         kind = item.get("type", "message")
-        required = _REQUIRED.get(kind)
+        required = _REQUIRED.get(kind) if isinstance(kind, str) else None
         if required is None:
             raise InvalidRow(
                 f"unknown item type {kind!r}.",
@@ -249,6 +249,12 @@ def _check_message(item: dict[str, Any], at: str) -> None:
                     "a content part must be an object with a type.",
                     field=f"{at}.content[{index}]",
                     fix='write it as {"type": "input_text", "text": "..."}.',
+                )
+            if not isinstance(part.get("text"), str | None):
+                raise InvalidRow(
+                    f"the text of a part must be text, not {type(part['text']).__name__}.",
+                    field=f"{at}.content[{index}].text",
+                    fix="give it as a string.",
                 )
 
 

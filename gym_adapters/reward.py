@@ -51,13 +51,20 @@ class Reward:
 
 def _finite(value: object, what: str) -> float:
     # bool is an int in Python, and `return answer == expected` is how most verifiers end.
-    if isinstance(value, int | float) and math.isfinite(value):
+    if isinstance(value, int | float) and _is_finite(value):
         return float(value)
     # numpy and torch scalars have item(); anything else can't be a reward.
     item = getattr(value, "item", None)
-    if item is not None and isinstance(number := item(), int | float) and math.isfinite(number):
+    if item is not None and isinstance(number := item(), int | float) and _is_finite(number):
         return float(number)
     raise VerifierError(f"a reward's {what} must be a finite number, not {value!r}")
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an int beyond the range of float
+        return False
 
 
 class StopReason(StrEnum):

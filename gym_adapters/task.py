@@ -6,6 +6,7 @@ the environment's own fields. Fields nobody declared are kept and written back u
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from hashlib import blake2b
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Self, cast
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic_core import to_jsonable_python
 
 from gym_adapters.errors import InvalidRow
 from gym_adapters.items import FunctionTool, Item, check_items, input_items
@@ -40,7 +42,14 @@ def check_params(params: dict[str, Any]) -> dict[str, Any]:
                 fix='write "input": [{"role": "user", "content": "..."}].',
             )
         check_items(params["input"], "responses_create_params.input")
-    for index, declared in enumerate(params.get("tools") or ()):
+    tools = params.get("tools") or []
+    if not isinstance(tools, list):
+        raise InvalidRow(
+            f"the tools must be a list, not {type(tools).__name__}.",
+            field="responses_create_params.tools",
+            fix="write a list of function tools, or leave it out.",
+        )
+    for index, declared in enumerate(tools):
         well_formed = (
             isinstance(declared, dict)
             and isinstance(declared.get("name"), str)
@@ -105,7 +114,10 @@ class Task(BaseModel):
             for key, value in self.to_row().items()
             if not key.startswith("_ng_") and key not in _BOOKKEEPING
         }
-        packed = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+        try:
+            packed = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+        except TypeError:  # an integer of more than 64 bits, say
+            packed = json.dumps(to_jsonable_python(content), sort_keys=True).encode()
         return blake2b(packed, digest_size=8).hexdigest()
 
     @property

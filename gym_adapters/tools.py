@@ -15,6 +15,7 @@ raised `ToolError`) and ``exception`` (it raised anything else).
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,11 +33,12 @@ __all__ = ["Tool", "error_result", "tool"]
 
 ErrorType = Literal["invalid_json", "invalid_arguments", "unknown_tool", "tool_error", "exception"]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+MOST_PROBLEMS_TOLD = 5
 
 
 def error_result(kind: ErrorType, text: str) -> str:
     """The JSON text a model reads when a call went wrong."""
-    return orjson.dumps({"error": {"type": kind, "message": text}}).decode()
+    return _json_text({"error": {"type": kind, "message": text}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,10 @@ class Tool:
             return arguments
         given = {k: v for k, v in arguments.items() if not (v is None and k in self.nullable)}
         model = self.arguments_model.model_validate(given)
-        return {name: getattr(model, name) for name in type(model).model_fields}
+        return {
+            spec.alias or attribute: getattr(model, attribute)
+            for attribute, spec in type(model).model_fields.items()
+        }
 
     async def _run(self, keywords: dict[str, Any]) -> Any:
         if self.blocking:
@@ -203,7 +208,11 @@ def _from_function(function: Callable[..., Any], name: str, blocking: bool) -> T
         if default is not ...:
             nullable.add(parameter.name)
         text = argument_docs.get(parameter.name, "")
-        fields[parameter.name] = (hints[parameter.name], Field(default, description=text))
+        # The name is an alias, because pydantic reserves some: schema, copy, model_*, _private.
+        fields[f"argument_{len(fields)}"] = (
+            hints[parameter.name],
+            Field(default, alias=parameter.name, description=text),
+        )
     try:
         model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
         parameters = strict_schema(model.model_json_schema(), frozenset(nullable))
@@ -300,14 +309,19 @@ def parse_docstring(docstring: str) -> tuple[str, dict[str, str]]:
 
 
 def _validation_text(error: ValidationError) -> str:
-    return "; ".join(
+    problems = error.errors(include_url=False, include_input=False)
+    told = "; ".join(
         f"{'.'.join(map(str, problem['loc'])) or 'arguments'}: {problem['msg']}"
-        for problem in error.errors(include_url=False, include_input=False)
+        for problem in problems[:MOST_PROBLEMS_TOLD]
     )
+    more = len(problems) - MOST_PROBLEMS_TOLD
+    return f"{told}; and {more} more" if more > 0 else told
 
 
 def _json_text(value: Any) -> str:
     try:
         return orjson.dumps(value).decode()
     except TypeError:
-        return orjson.dumps(to_jsonable_python(value)).decode()
+        # Besides sets, models and the like, orjson refuses what a model's own arguments can add up
+        # to: integers of more than 64 bits.
+        return json.dumps(to_jsonable_python(value), separators=(",", ":"))

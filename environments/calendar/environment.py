@@ -92,7 +92,9 @@ class Calendar(Environment[CalendarTask]):
     async def verify(self, transcript: Transcript) -> Reward:
         """1 for a calendar that keeps everything that was asked."""
         windows = {key: event.window for key, event in self.task.exp_cal_state.items()}
-        reason = first_fault(transcript.final_text, windows)
+        # What a budget cut off is not an answer.
+        answer = "" if transcript.truncated else transcript.final_text
+        reason = first_fault(answer, windows)
         return Reward(float(reason == "pass"), info={"reason": reason})
 
     @classmethod

@@ -24,9 +24,7 @@ _PAIR = rf"{_STRING}\s*+:\s*+(?:{_SCALAR}|{_FLAT_LIST})"
 _OBJECT = rf"\{{\s*+(?:{_PAIR}(?:\s*+,\s*+{_PAIR})*+\s*+)?+\}}"
 _OBJECT_LIST = re.compile(rf"\[\s*+{_OBJECT}(?:\s*+,\s*+{_OBJECT})*+\s*+\]")
 
-# Schedules are searched on this grid; all published rows lie on it.
-_GRID = 5
-_MOST_STEPS = 200_000
+_MOST_WINDOWS = 16
 
 
 def event_list(text: str) -> list[dict[str, object]] | None:
@@ -132,32 +130,30 @@ def solve(windows: Mapping[str, Window]) -> dict[str, int]:
     """A start for every window so that no two events overlap.
 
     Raises:
-        UsageError: If there is none on a grid of 5 minutes, or none was found in reasonable time.
+        UsageError: If there is none, or there are more than 16 windows.
     """
-    order = sorted(
-        windows, key=lambda name: windows[name].latest_start - windows[name].earliest_start
-    )
-    placed: dict[str, int] = {}
-    steps = 0
-
-    def place(depth: int) -> bool:
-        nonlocal steps
-        if depth == len(order):
-            return True
-        window = windows[order[depth]]
-        for start in range(window.earliest_start, window.latest_start + 1, _GRID):
-            steps += 1
-            if steps > _MOST_STEPS:
-                return False
-            end = start + window.duration
-            taken = ((begin, begin + windows[other].duration) for other, begin in placed.items())
-            if all(end <= begin or start >= finish for begin, finish in taken):
-                placed[order[depth]] = start
-                if place(depth + 1):
-                    return True
-                del placed[order[depth]]
-        return False
-
-    if not place(0):
-        raise UsageError("no schedule was found that keeps all constraints")
-    return placed
+    names = list(windows)
+    if len(names) > _MOST_WINDOWS:
+        raise UsageError(f"at most {_MOST_WINDOWS} events are scheduled, not {len(names)}")
+    # The earliest end of every set of events (a bit each), and which of them comes last: in any
+    # order, starting each as early as it may leaves the most room for the rest.
+    best: dict[int, tuple[int, int]] = {0: (0, -1)}
+    for chosen in range(1, 1 << len(names)):
+        ends = []
+        for last, name in enumerate(names):
+            before = best.get(chosen & ~(1 << last)) if chosen >> last & 1 else None
+            if before is not None:
+                start = max(before[0], windows[name].earliest_start)
+                if windows[name].allows(start):
+                    ends.append((start + windows[name].duration, last))
+        if ends:
+            best[chosen] = min(ends)
+    starts: dict[str, int] = {}
+    chosen = (1 << len(names)) - 1
+    if chosen not in best:
+        raise UsageError("no schedule keeps all constraints")
+    while chosen:
+        end, last = best[chosen]
+        starts[names[last]] = end - windows[names[last]].duration
+        chosen &= ~(1 << last)
+    return starts

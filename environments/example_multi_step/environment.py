@@ -143,14 +143,15 @@ def synonym_value(synonym: str) -> int:
     return sum(map(ord, synonym))
 
 
-def _handed_in(transcript: Transcript) -> list[int]:
+def _handed_in(transcript: Transcript) -> list[float]:
     """The values of the last hand-in that was accepted; none where there was none."""
     calls = successful_calls(transcript.tool_calls, "extract_synonym_values")
     arguments = parsed_arguments(calls[-1]) if calls else None
     values = arguments.get("synonym_values") if arguments is not None else None
-    if not isinstance(values, list):
+    # The tool takes "711" for a number, too; the verdict does not.
+    if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
         return []
-    return [value for value in values if isinstance(value, int)]
+    return values
 
 
 def _json(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 
 import orjson
 
@@ -43,9 +44,9 @@ class Weather(Environment[Task]):
         cls, count: int, *, seed: int = 0, difficulty: float = 0.5
     ) -> Iterator[Task]:
         """Questions about the weather; `difficulty` makes no difference."""
-        rng = random.Random(seed)
-        for _ in range(count):
-            question = rng.choice(QUESTIONS).format(city=rng.choice(CITIES))
+        asked = [question.format(city=city) for question in QUESTIONS for city in CITIES]
+        random.Random(seed).shuffle(asked)
+        for question in islice(cycle(asked), count):
             yield Task.from_row(
                 {
                     "responses_create_params": {

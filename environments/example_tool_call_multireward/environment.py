@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle, islice, product
 from typing import Any
 
 import orjson
@@ -89,15 +90,15 @@ class ToolCallRewards(Environment[ToolCallTask]):
         cls, count: int, *, seed: int = 0, difficulty: float = 0.5
     ) -> Iterator[ToolCallTask]:
         """Questions about the weather; `difficulty` makes no difference."""
-        rng = random.Random(seed)
-        for _ in range(count):
-            city = rng.choice(CITIES)
+        asked = list(product(QUESTIONS, CITIES))
+        random.Random(seed).shuffle(asked)
+        for question, city in islice(cycle(asked), count):
             yield ToolCallTask.from_row(
                 {
                     "responses_create_params": {
                         "input": [
                             {"role": "developer", "content": INSTRUCTIONS},
-                            {"role": "user", "content": rng.choice(QUESTIONS).format(city=city)},
+                            {"role": "user", "content": question.format(city=city)},
                         ],
                         "tools": [spec.declaration() for spec in cls.class_tools.values()],
                     },

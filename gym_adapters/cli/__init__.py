@@ -1,1 +1,22 @@
+"""The command line: ``gym-adapters``."""
 
+from __future__ import annotations
+
+import sys
+
+from gym_adapters.errors import UsageError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrongly asked, 130 interrupted."""
+    try:
+        from gym_adapters.cli.failing import app_or_missing_extra
+
+        app_or_missing_extra()()
+    except UsageError as error:
+        from gym_adapters.cli.failing import tell
+
+        tell(error)
+        sys.exit(2)

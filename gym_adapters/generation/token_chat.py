@@ -63,6 +63,11 @@ class TokenChatModel:
         """What to call it in a rollout's provenance."""
         return self._name
 
+    @property
+    def template_hash(self) -> str:
+        """Identifies its chat template and tokenizer."""
+        return self.renderer.template_hash
+
     def open(
         self, *, tools: Sequence[FunctionTool], sampling: SamplingParams, request_id: str
     ) -> TokenChatSession:

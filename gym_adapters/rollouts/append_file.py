@@ -1,4 +1,4 @@
-"""A file of lines that a crash can't spoil: whole lines, written through at once, torn tails cut."""
+"""A file of lines that a crash can't spoil: written through at once, torn tails cut."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class AppendFile:
     """Appends lines to a file.
 
     Each call of `append` writes its lines and returns when the operating system has them, so that
-    they survive the end of the process, however it comes. If the disk refuses part of them, that part
-    is cut away again, and the error raised.
+    they survive the end of the process, however it comes. If the disk refuses part of them, that
+    part is cut away again, and the error raised.
 
     Args:
         path: The file; made where absent.

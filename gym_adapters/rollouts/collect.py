@@ -5,9 +5,10 @@
     async for rollout in collect("arithmetic_tools", tasks, "scripted:gold", num_repeats=8):
         print(rollout.task_id, rollout.reward)
 
-Tasks are read as slots become free and rollouts are handed over as they finish, so memory is bounded
-by `concurrency`, whatever the size of the data set. The attempts at one task start next to each other,
-so groups finish early. A rollout that fails is handed over as unscored and ends nothing.
+Tasks are read as slots become free and rollouts are handed over as they finish, so memory is
+bounded by `concurrency`, whatever the size of the data set. The attempts at one task start next to
+each other, so groups finish early. A rollout that fails is handed over as unscored and ends
+nothing.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ Tasks = Iterable[Task] | AsyncIterable[Task]
 RETRIED = frozenset(
     {Boundary.MODEL, Boundary.TOOL, Boundary.JUDGE, Boundary.SANDBOX, Boundary.TIMEOUT}
 )
-"""Failures that may pass by themselves. One of the environment or the verifier is a bug, and stays."""
+"""Failures that may pass by themselves; one of the environment or the verifier is a bug."""
 
 LONGEST_PAUSE = 30.0
 
@@ -97,11 +98,12 @@ async def collect(
     retry_pause: float = 1.0,
     on_retry: Callable[[Rollout], None] | None = None,
     skip: Container[RolloutKey] = frozenset(),
-) -> AsyncIterator[Rollout]:
+) -> AsyncGenerator[Rollout]:
     """Run `num_repeats` episodes of each task and yield each rollout when it is finished.
 
     Leaving the loop early, or cancelling it, cancels what is running and closes every episode. A
-    consumer that is slow holds the episodes back: at most `concurrency` finished rollouts wait for it.
+    consumer that is slow holds the episodes back: at most `concurrency` finished rollouts wait for
+    it.
 
     Identical rows are one task attempted more often: the second occurrence goes on counting
     `rollout_index` where the first one stopped. To know them again, the id of each task is kept.
@@ -224,7 +226,10 @@ class _Collection:
             )
             problem: Exception | None = None
             try:
-                async with asyncio.TaskGroup() as running, aclosing(self._jobs(tasks, source)) as jobs:
+                async with (
+                    asyncio.TaskGroup() as running,
+                    aclosing(self._jobs(tasks, source)) as jobs,
+                ):
                     try:
                         async for job in jobs:
                             await self.slots.acquire()

@@ -20,8 +20,8 @@ async def compared(
 ) -> list[Rollout]:
     """The group with the rewards that the environment gives by comparing its rollouts.
 
-    Only scored rollouts are compared: one that failed has no place in the group. If `compare` fails,
-    none of them has a reward, and all become failures of the boundary at fault.
+    Only scored rollouts are compared: one that failed has no place in the group. If `compare`
+    fails, none of them has a reward, and all become failures of the boundary at fault.
 
     Args:
         environment: Its class; without `compare` the group comes back as it is.

@@ -46,7 +46,9 @@ def _clean(value: Any, depth: int) -> Any:
     if depth >= DEEPEST:
         return "..."
     if isinstance(value, Mapping):
-        return {str(_clean(str(key), depth)): _clean(each, depth + 1) for key, each in value.items()}
+        return {
+            str(_clean(str(key), depth)): _clean(each, depth + 1) for key, each in value.items()
+        }
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(each, depth + 1) for each in value]
     plain = _plain(value)

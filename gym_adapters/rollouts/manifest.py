@@ -33,7 +33,9 @@ IDENTITY = (
 )
 """What must be the same for two sessions to add to one run."""
 
-_SECRET = re.compile(r"(api_?key|token|secret|password|passwd|credential|authorization)s?$", re.I)
+_SECRET = re.compile(
+    r"(api_?key|token|secret|password|passwd|credential|authorization)s?$", re.IGNORECASE
+)
 REDACTED = "<not recorded>"
 
 
@@ -90,7 +92,9 @@ class Manifest:
             data = orjson.loads(path.read_bytes())
             return cls(**{**data, "sessions": tuple(data["sessions"])})
         except FileNotFoundError:
-            raise InvalidConfig(f"{path} is absent: {path.parent} is not the folder of a run") from None
+            raise InvalidConfig(
+                f"{path} is absent: {path.parent} is not the folder of a run"
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidConfig(
                 f"{path} is not a manifest of this version: {error}. "
@@ -117,7 +121,7 @@ class Manifest:
 
 
 def without_secrets(value: Any, key: str = "") -> Any:
-    """`value` without what must not be written down: passwords in addresses, values named as secrets."""
+    """`value` without passwords in addresses and without values that are named as secrets."""
     if isinstance(value, Mapping):
         return {name: without_secrets(each, str(name)) for name, each in value.items()}
     if isinstance(value, list | tuple):

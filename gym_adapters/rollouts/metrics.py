@@ -1,4 +1,4 @@
-"""Metrics of a run, gathered rollout by rollout in memory that grows with tasks, not with tokens."""
+"""Metrics of a run, gathered rollout by rollout; memory grows with tasks, not with tokens."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Spread:
 class Metrics:
     """What a run came to. A rate or mean is ``None`` where there is nothing to take it over.
 
-    Rewards, truncation, turns, tools and latency are over scored rollouts alone: a failure is counted
-    by boundary, and never as a reward of 0. Tokens are those of all rollouts.
+    Rewards, truncation, turns, tools and latency are over scored rollouts alone: a failure is
+    counted by boundary, and never as a reward of 0. Tokens are those of all rollouts.
 
     Attributes:
         tasks: Tasks with at least one rollout.

@@ -1,7 +1,7 @@
 """Model specs: ``scheme:argument`` strings that name a policy, as ``--model`` takes them.
 
-A scheme is a function ``(argument, seed) -> ModelSource``, named by an import path and loaded when it
-is asked for. More of them come from entry points of the group ``gym_adapters.models``.
+A scheme is a function ``(argument, seed) -> ModelSource``, named by an import path and loaded when
+it is asked for. More of them come from entry points of the group ``gym_adapters.models``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ModelSource(Protocol):
 
     @property
     def template_hash(self) -> str | None:
-        """Identifies chat template and tokenizer, once entered; ``None`` where it keeps no tokens."""
+        """Identifies its chat template, once entered; ``None`` where it keeps no tokens."""
         ...
 
     async def __aenter__(self) -> Self:

@@ -1,8 +1,8 @@
 """Unbiased pass@k and pass^k over tasks with unequal numbers of attempts.
 
-pass@k is the chance that at least one of k attempts passes, pass^k that all k do. From n attempts with
-c passes the unbiased estimates are ``1 - C(n-c, k) / C(n, k)`` (Chen et al., 2021, arXiv:2107.03374)
-and ``C(c, k) / C(n, k)``. They exist only where n >= k.
+pass@k is the chance that at least one of k attempts passes, pass^k that all k do. From n attempts
+with c passes the unbiased estimates are ``1 - C(n-c, k) / C(n, k)`` (Chen et al., 2021,
+arXiv:2107.03374) and ``C(c, k) / C(n, k)``. They exist only where n >= k.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class PassAtK:
         pass_all_k: pass^k over the same tasks.
         tasks: Number of those tasks.
         tasks_short: Tasks with fewer than k scored attempts, which have no estimate.
-        lower_bound: What pass@k over all tasks is at least: a short task counts with all the attempts
-            it has, since more attempts never lower its chance.
+        lower_bound: What pass@k over all tasks is at least: a short task counts with all the
+            attempts it has, since more attempts never lower its chance.
     """
 
     k: int

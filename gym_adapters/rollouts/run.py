@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -119,11 +119,13 @@ async def run(settings: RunSettings, observer: Observer | None = None) -> Metric
     metrics = RolloutMetrics(pass_threshold=settings.pass_threshold)
     source = model_source(settings.model, seed=settings.seed)
     async with AsyncExitStack() as stack:
-        await _check_folder(settings, source)
+        await asyncio.to_thread(_check_folder, settings, source)
         await stack.enter_async_context(source)
         record = _Record(None, metrics)
         if settings.output is not None:
-            folder = await asyncio.to_thread(_open, settings, source, metrics)
+            folder = await asyncio.to_thread(
+                _open_folder, settings, source, settings.output, metrics
+            )
             record = stack.enter_context(_Record(folder, metrics))
         if observer is not None:
             observer.began(metrics, len(record.skip))
@@ -188,26 +190,21 @@ class _Record:
                 self._folder.close()
 
 
-async def _check_folder(settings: RunSettings, source: ModelSource) -> None:
+def _check_folder(settings: RunSettings, source: ModelSource) -> None:
     """Refuse a folder that can't be used before the model is loaded, which may take minutes."""
-    if settings.output is None or not settings.output.exists():
-        return
-    await asyncio.to_thread(
-        RunFolder.check, settings.output, settings.manifest(source), settings.on_existing
-    )
+    if settings.output is not None:
+        RunFolder.check(settings.output, settings.manifest(source), settings.on_existing)
 
 
-def _open(settings: RunSettings, source: ModelSource, metrics: RolloutMetrics) -> RunFolder:
+def _open_folder(
+    settings: RunSettings, source: ModelSource, output: Path, metrics: RolloutMetrics
+) -> RunFolder:
     attempts = settings.max_attempts
-    if settings.output is None:
-        raise RuntimeError("there is no folder to open")
     return RunFolder(
-        settings.output,
-        replace(settings.manifest(source)),
+        output,
+        settings.manifest(source),
         on_existing=settings.on_existing,
-        max_attempts=(
-            SESSIONS_TO_TRY * (settings.retries + 1) if attempts is None else attempts
-        ),
+        max_attempts=SESSIONS_TO_TRY * (settings.retries + 1) if attempts is None else attempts,
         whole_groups=settings.entry.environment.capabilities().compares,
         metrics=metrics,
     )

@@ -84,7 +84,8 @@ class RunFolder:
         manifest: What this session is made of. A resumed run keeps the manifest it has, with this
             session added.
         on_existing: What to do if a run is there already.
-        max_attempts: A rollout that failed this often is not attempted again when the run is resumed.
+        max_attempts: A rollout that failed this often is not attempted again when the run is
+            resumed.
         whole_groups: Rewards are relative to the group: groups that are not whole are dropped when
             the run is resumed, so that they are run again, and whole ones are never touched.
         metrics: Told of all that is recorded, before and during this session.
@@ -112,7 +113,10 @@ class RunFolder:
         self._lock = _locked(path)
         try:
             earlier = _earlier(path, manifest, on_existing)
-            if earlier is not None:
+            if earlier is None:
+                for name in _OWN:
+                    (path / name).unlink(missing_ok=True)
+            else:
                 self._cut(whole_groups, manifest.num_repeats)
             recorded = _read(path, self.metrics)
             repeats = manifest.num_repeats
@@ -132,11 +136,24 @@ class RunFolder:
             raise
         self._failed = recorded.failed
         self.skip: frozenset[RolloutKey] = frozenset(recorded.scored) | frozenset(
-            key
-            for key in recorded.failed
-            if whole_groups or recorded.attempts[key] >= max_attempts
+            key for key in recorded.failed if whole_groups or recorded.attempts[key] >= max_attempts
         )
         """Keys of rollouts that need no run."""
+
+    @classmethod
+    def check(cls, path: Path, manifest: Manifest, on_existing: OnExisting) -> None:
+        """Raise what opening would, changing nothing; a template not known yet is let pass.
+
+        Raises:
+            UsageError: As for the constructor.
+        """
+        if not path.exists():
+            return
+        resumes = on_existing is OnExisting.RESUME
+        if resumes and manifest.template_hash is None and (path / MANIFEST).exists():
+            known = Manifest.read(path / MANIFEST).template_hash
+            manifest = replace(manifest, template_hash=known)
+        _earlier(path, manifest, on_existing)
 
     @property
     def failed(self) -> int:
@@ -226,14 +243,13 @@ def _locked(path: Path) -> IO[bytes]:
 
 
 def _earlier(path: Path, manifest: Manifest, on_existing: OnExisting) -> Manifest | None:
-    """The manifest of the run to go on with; ``None`` to begin one."""
+    """The manifest of the run to go on with; ``None`` where one begins, maybe over another."""
     there = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK)
     if not there:
         return None
-    is_run = MANIFEST in there or ROLLOUTS in there
-    if not is_run:
+    if MANIFEST not in there and ROLLOUTS not in there:
         raise UsageError(
-            f"{path} is not empty and holds no run ({', '.join(there[:3])}...). "
+            f"{path} is not empty and holds no run, but {', '.join(there[:3])}. "
             "Fix: give a new folder with --output"
         )
     if on_existing is OnExisting.REFUSE:
@@ -242,8 +258,6 @@ def _earlier(path: Path, manifest: Manifest, on_existing: OnExisting) -> Manifes
             "throw it away with --overwrite, or give another folder with --output"
         )
     if on_existing is OnExisting.OVERWRITE:
-        for name in _OWN:
-            (path / name).unlink(missing_ok=True)
         return None
     earlier = Manifest.read(path / MANIFEST)
     manifest.check_resumable_from(earlier, path)

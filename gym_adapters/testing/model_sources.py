@@ -60,7 +60,7 @@ class TinySource(TransformersSource):
 
 
 def scripted_source(argument: str, seed: int) -> ModelSource:
-    """``scripted:gold``, ``scripted:empty``, ``scripted:garbage``, each with an optional ``@SECONDS``."""
+    """``scripted:gold``, ``scripted:empty`` or ``scripted:garbage``, and maybe ``@SECONDS``."""
     kind, _, delay = argument.partition("@")
     try:
         return ScriptedSource(kind, delay=float(delay) if delay else 0.0)

@@ -63,6 +63,7 @@ def warm_up(
     total = warmup.copy_steps + warmup.mistake_steps
     optimizer = torch.optim.AdamW(model.parameters(), lr=warmup.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total))
+    average = torch.optim.swa_utils.AveragedModel(model)
     model.train()
     for step in range(total):
         batch = transcripts.rows(torch.randint(len(transcripts.ids), (warmup.batch_size,)))
@@ -78,8 +79,13 @@ def warm_up(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        if ripe == 1.0:
+            average.update_parameters(model)
         if progress is not None:
             progress(step + 1, total, float(loss.detach()))
+    if int(average.n_averaged):
+        # Random numbers make noisy gradients; the mean over many steps is far surer of the format.
+        model.load_state_dict(average.module.state_dict())
 
 
 def _render(tokenizer: PreTrainedTokenizerFast, warmup: WarmUp) -> Transcripts:
@@ -116,14 +122,17 @@ def _relabelled(batch: Transcripts, digits: Tensor, vocabulary: int) -> Tensor:
 
 
 def _with_mistakes(ids: Tensor, assistant: Tensor, digits: Tensor, probability: float) -> Tensor:
-    """Ids where each number the assistant wrote became, with `probability`, a random one."""
+    """Ids where each number the assistant wrote has, with `probability`, every digit one too high.
+
+    A 9 becomes a 1: no number may come to start with 0.
+    """
     is_digit = torch.isin(ids, digits) & assistant
-    first = is_digit & ~torch.roll(is_digit, 1, dims=1)
-    number = first.cumsum(1)
+    number = (is_digit & ~torch.roll(is_digit, 1, dims=1)).cumsum(1)
     coins = torch.rand(len(ids), int(number.max()) + 1) < probability
     wrong = is_digit & coins.gather(1, number)
-    drawn = torch.where(first, torch.randint_like(ids, 1, 10), torch.randint_like(ids, 0, 10))
-    return torch.where(wrong, digits[drawn], ids)
+    following = torch.arange(int(max(ids.max(), digits.max())) + 1)
+    following[digits] = digits[[1, 2, 3, 4, 5, 6, 7, 8, 9, 1]]
+    return torch.where(wrong, following[ids], ids)
 
 
 def _loss(model: Qwen2ForCausalLM, ids: Tensor, batch: Transcripts, digits: Tensor) -> Tensor:

@@ -57,11 +57,12 @@ class FormatParser:
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         self._tools: ToolSchemas = tools or {}
-        added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
-        self._marks = {i: text for i, text in added.items() if text in format.markers}
+        added = tokenizer.added_tokens_decoder
+        self._marks = {i: t.content for i, t in added.items() if t.content in format.markers}
         spelled = [text for text in format.markers if text not in self._marks.values()]
         self._spelled = re.compile("|".join(map(re.escape, spelled)) if spelled else r"(?!)")
-        self._ends = frozenset(added) - frozenset(self._marks)
+        specials = (i for i, token in added.items() if token.special)
+        self._ends = frozenset(specials) - frozenset(self._marks)
         if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in self._marks:
             self._ends |= {tokenizer.eos_token_id}
 
@@ -87,7 +88,7 @@ class FormatParser:
     ) -> list[Item]:
         """Thinking, text and tool calls that the ids spell; see `OutputParser`."""
         ids = [i for i in token_ids if 0 <= i < _MAX_ID]
-        if ids and finish_reason == "stop" and ids[-1] in self._ends:
+        while ids and finish_reason == "stop" and ids[-1] in self._ends:
             ids.pop()
         turn = Turn(finish_reason, call_id_prefix, self._tools, self.starts_thinking)
         self.format.read(self._lexemes(ids), turn)

@@ -115,10 +115,10 @@ class TemplateRenderer:
         ids: list[int] = []
         for shape in (Shape(0, ("user",)), Shape(1, ("tool",))):
             try:
-                ends = self._boundary.proof(shape).closing.ends
+                stops = self._boundary.proof(shape).closing.stops
             except (TemplateRefuses, Unsupported):
                 continue
-            ids.extend(self._template.control.ids[text] for text in sorted(ends))
+            ids.extend(self._template.control.ids[text] for text in sorted(stops))
         if self._template.eos_token_id is not None:
             ids.append(self._template.eos_token_id)
         return tuple(dict.fromkeys(ids))

@@ -49,11 +49,15 @@ class Closing:
 
     Attributes:
         own: Text after the marker that still belongs to the sampled turn.
-        ends: Control tokens that close the turn when the policy samples them.
+        ends: Control tokens that close the turn when they are the last one sampled.
+        stops: Those that the policy is to stop at: what the template ends a conversation with.
+            Fewer than `ends` where it ends an earlier turn in another way (gpt-oss: ``<|return|>``
+            and ``<|end|>``, which also stands between thinking and answer).
     """
 
     own: str
     ends: frozenset[str]
+    stops: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,16 +264,19 @@ class TurnBoundary:
         if ends:
             eos = [m for m in ends if control.ids[m[0]] == self._template.eos_token_id]
             end = (eos or ends)[-1]
-            return Closing(last[: end.start()], frozenset({end[0]}))
+            return Closing(last[: end.start()], frozenset({end[0]}), frozenset({end[0]}))
         for match in (*control.controls(last), *control.controls(earlier)):
             if match.start() < shared < match.end():
                 shared = match.start()
         plain = self._after_marker(head, (), (), tools, generation_prompt=False)
         if plain and last.endswith(plain):
             shared = min(shared, len(last) - len(plain))
-        found = (control.first_control(text, shared) for text in (earlier, last))
-        starts = {match[0] for match in found if match is not None and match.start() == shared}
-        return Closing(last[:shared], frozenset(starts))
+        now, later = self._control_at(last, shared), self._control_at(earlier, shared)
+        return Closing(last[:shared], now | later, now or later)
+
+    def _control_at(self, text: str, position: int) -> frozenset[str]:
+        match = self._template.control.first_control(text, position)
+        return frozenset({match[0]} if match and match.start() == position else ())
 
     def _written_per_call(
         self, head: Sequence[Item], calls: Sequence[FunctionCall], tools: Sequence[FunctionTool]

@@ -22,7 +22,7 @@ HERMES_TEMPLATE = (
     "{% elif m.role != 'system' %}"
     "<|im_start|>{{ m.role }}\n{{ m.content }}"
     "{%- for call in m.tool_calls or [] %}"
-    '\n<tool_call>\n{"name": "{{ call.function.name }}", '
+    '{{ "\\n" }}<tool_call>\n{"name": "{{ call.function.name }}", '
     '"arguments": {{ call.function.arguments | tojson }}}\n</tool_call>'
     "{%- endfor %}<|im_end|>\n{% endif %}{% endfor %}"
     "{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

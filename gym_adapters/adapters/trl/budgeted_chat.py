@@ -19,7 +19,7 @@ class TokenBudget:
     """Bounds in tokens.
 
     Attributes:
-        completion: Most tokens after the prompt: the policy's and the environment's, over all turns.
+        completion: Most tokens after the prompt, sampled or not, over all turns.
         context: Most tokens of prompt and completion together; ``None`` for no bound of its own.
     """
 
@@ -92,6 +92,4 @@ class _Session:
             max_context=min(length, self._budget.context or length),
             strict=model.strict,
         )
-        return bounded.open(
-            tools=self._tools, sampling=self._sampling, request_id=self._request_id
-        )
+        return bounded.open(tools=self._tools, sampling=self._sampling, request_id=self._request_id)

@@ -74,9 +74,10 @@ def report(
 ) -> list[float | None]:
     """Log `attempts`, and give the rewards that TRL wants.
 
-    Metrics: ``gym/failed`` and ``gym/failed/<boundary>``, ``gym/truncated`` (shares of the batch),
-    ``gym/components/<name>`` and ``gym/<count>`` (means over the rollouts that have one). Columns of
-    the completions table: ``gym_stop_reason``, ``gym_failure``.
+    Metrics: ``gym/failed`` and ``gym/failed/<boundary>``, ``gym/truncated``, ``gym/untrained``
+    (failed, or without a token of the policy's), all shares of the batch; ``gym/components/<name>``
+    and ``gym/<count>``, means over the rollouts that have one. Columns of the completions table:
+    ``gym_stop_reason``, ``gym_failure``.
     """
     failures = [attempt.failure for attempt in attempts if attempt.failure is not None]
     if log_metric is not None and attempts:
@@ -101,7 +102,12 @@ def report(
 def _metrics(attempts: Sequence[Attempt], failures: Sequence[Failure]) -> dict[str, float]:
     total = len(attempts)
     truncated = sum(attempt.status == OutcomeStatus.TRUNCATED.value for attempt in attempts)
-    metrics = {"failed": len(failures) / total, "truncated": truncated / total}
+    untrained = sum(attempt.reward is None for attempt in attempts)
+    metrics = {
+        "failed": len(failures) / total,
+        "truncated": truncated / total,
+        "untrained": untrained / total,
+    }
     for boundary, count in Counter(failure.boundary.value for failure in failures).items():
         metrics[f"failed/{boundary}"] = count / total
     values: defaultdict[str, list[float]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Rewards for GRPOTrainer: an environment's verdict on one assistant turn, or on a whole rollout."""
+"""Rewards for GRPOTrainer: an environment's verdict on one turn, or on a whole rollout."""
 
 from __future__ import annotations
 
@@ -177,8 +177,8 @@ class RolloutReward:
         """
         if gym_attempt is None or len(gym_attempt) != len(prompts):
             raise UsageError(
-                "this reward function belongs to gym_adapters' rollout_function, which did not make "
-                "these rollouts. Fix: give GRPOTrainer both, as trainer_arguments() does."
+                "this reward function belongs to gym_adapters' rollout_function, which did not "
+                "make these rollouts. Fix: give GRPOTrainer both, as trainer_arguments() does."
             )
         return report(
             gym_attempt, environment=self.__name__, log_metric=log_metric, log_extra=log_extra

@@ -29,8 +29,8 @@ def check_trl() -> None:
         return
     tested = ".".join(map(str, TESTED))
     warnings.warn(
-        f"gym_adapters was tested with TRL {tested}, and this is TRL {installed}. What it builds on "
-        "is experimental there and may have changed: see docs/trl.md, 'Versions'.",
+        f"gym_adapters was tested with TRL {tested}, and this is TRL {installed}. What it builds "
+        "on is experimental there and may have changed: see docs/trl.md, 'Versions'.",
         stacklevel=3,
     )
 

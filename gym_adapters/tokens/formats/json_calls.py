@@ -50,10 +50,21 @@ def read_json_call(text: str) -> Call | None:
 
 
 def read_json_calls(text: str) -> list[Call] | None:
-    """The calls that `text` spells, as objects apart by ``;`` or space, or as one list of them.
+    """The calls that `text` spells: objects apart by ``;``, ``,`` or space, or one list of them.
 
     ``None`` where the text is anything else.
     """
+    stripped = text.strip()
+    if not stripped.startswith("["):
+        return _read_objects(stripped)
+    try:
+        _, after = decode_json(stripped)
+    except NotJson:
+        return None
+    return _read_objects(stripped[1:-1]) if after == len(stripped) else None
+
+
+def _read_objects(text: str) -> list[Call] | None:
     calls: list[Call] = []
     position, end = 0, len(text.rstrip())
     while position < end:
@@ -62,22 +73,14 @@ def read_json_calls(text: str) -> list[Call] | None:
         except NotJson:
             broken = _broken_call(text[position:end])
             return None if broken is None else [*calls, broken]
-        found = _calls_of(value, text, position)
-        if found is None:
+        call = _call_of(value, text, position)
+        if call is None:
             return None
-        calls.extend(found)
+        calls.append(call)
         position = after
-        while position < end and (text[position].isspace() or text[position] == ";"):
+        while position < end and (text[position].isspace() or text[position] in ";,"):
             position += 1
     return calls or None
-
-
-def _calls_of(value: Any, text: str, start: int) -> list[Call] | None:
-    if not isinstance(value, list):
-        call = _call_of(value, text, start)
-        return None if call is None else [call]
-    calls = [_call_of(entry, "", 0) for entry in value]
-    return None if None in calls else [call for call in calls if call is not None]
 
 
 def _call_of(value: Any, text: str, start: int) -> Call | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gym_adapters.tokens.formats.json_calls import read_json_calls
-from gym_adapters.tokens.formats.turn import Lexeme, Turn
+from gym_adapters.tokens.formats.turn import Lexeme, Turn, read_thinking
 
 __all__ = ["LlamaFormat"]
 
@@ -18,12 +18,12 @@ class LlamaFormat:
     """JSON calls, several apart by ``;``, with ``<|python_tag|>`` before them or without."""
 
     name: str = "llama_json"
-    markers: tuple[str, ...] = (_PYTHON_TAG,)
+    markers: tuple[str, ...] = (_PYTHON_TAG, "<think>", "</think>")
     reads_calls: bool = True
 
     def read(self, lexemes: Sequence[Lexeme], turn: Turn) -> None:
         """Write what `lexemes` say to `turn`."""
-        before, tag, after = _split(lexemes)
+        before, tag, after = _split(lexemes[read_thinking(lexemes, turn) :])
         body = after if tag else before
         calls = None
         if body.lstrip()[:1] in ("{", "["):
@@ -46,7 +46,7 @@ class LlamaFormat:
 def _split(lexemes: Sequence[Lexeme]) -> tuple[str, str, str]:
     """Text before the first python tag, the tag, and all after it."""
     for position, lexeme in enumerate(lexemes):
-        if lexeme.is_marker:
+        if lexeme == Lexeme(_PYTHON_TAG, True):
             before = "".join(entry.text for entry in lexemes[:position])
             after = "".join(entry.text for entry in lexemes[position + 1 :])
             return before, lexeme.text, after

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gym_adapters.tokens.formats.turn import Call, Lexeme, ToolSchemas, Turn
+from gym_adapters.tokens.formats.turn import (
+    Call,
+    Lexeme,
+    ToolSchemas,
+    Turn,
+    find_marker,
+    read_thinking,
+)
 
 __all__ = ["MarkedFormat"]
 
@@ -50,34 +57,20 @@ class MarkedFormat:
 
     def read(self, lexemes: Sequence[Lexeme], turn: Turn) -> None:
         """Write what `lexemes` say to `turn`."""
-        position = self._read_thinking_first(lexemes, turn)
+        position = read_thinking(lexemes, turn, self.think_open, self.think_close)
         while position < len(lexemes):
             lexeme = lexemes[position]
             position += 1
             if not lexeme.is_marker:
                 turn.text(lexeme.text)
             elif lexeme.text == self.think_open:
-                end = _find(lexemes, self.think_close, position)
+                end = find_marker(lexemes, self.think_close, position)
                 turn.thinking(_join(lexemes[position:end]))
                 position = end + 1
             elif lexeme.text == self.call_open:
                 position = self._read_one(lexemes, position, turn)
             elif lexeme.text not in self.brackets:
                 turn.text(lexeme.text)
-
-    def _read_thinking_first(self, lexemes: Sequence[Lexeme], turn: Turn) -> int:
-        """Thinking that the prompt opened, or that the model closed without opening it."""
-        marks = [n for n, lexeme in enumerate(lexemes) if lexeme.is_marker]
-        first = marks[0] if marks else len(lexemes)
-        closes = bool(marks) and lexemes[first].text == self.think_close
-        if not (turn.starts_thinking or closes):
-            return 0
-        begin = 0
-        if first < len(lexemes) and lexemes[first].text == self.think_open:
-            begin = first + 1  # Opened once more, though the prompt had done so.
-        end = _find(lexemes, self.think_close, begin)
-        turn.thinking(_join(lexemes[begin:end]))
-        return end + 1
 
     def _read_one(self, lexemes: Sequence[Lexeme], start: int, turn: Turn) -> int:
         end = start
@@ -96,14 +89,6 @@ class MarkedFormat:
     def _ends_call(self, lexeme: Lexeme) -> bool:
         outer = (self.call_open, self.call_close, *self.brackets)
         return lexeme.is_marker and lexeme.text in outer
-
-
-def _find(lexemes: Sequence[Lexeme], marker: str, start: int) -> int:
-    """Where `marker` stands, the end where it doesn't."""
-    for position in range(start, len(lexemes)):
-        if lexemes[position].is_marker and lexemes[position].text == marker:
-            return position
-    return len(lexemes)
 
 
 def _join(lexemes: Sequence[Lexeme]) -> str:

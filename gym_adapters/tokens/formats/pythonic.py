@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gym_adapters.tokens.formats.python_literals import NotACall, read_python_calls
-from gym_adapters.tokens.formats.turn import Call, Lexeme, Turn
+from gym_adapters.tokens.formats.turn import Call, Lexeme, Turn, find_marker, read_thinking
 
 __all__ = ["PythonicFormat"]
 
@@ -28,13 +28,7 @@ class PythonicFormat:
 
     def read(self, lexemes: Sequence[Lexeme], turn: Turn) -> None:
         """Write what `lexemes` say to `turn`."""
-        thought = [n for n, lexeme in enumerate(lexemes) if lexeme == Lexeme("</think>", True)]
-        start = 0
-        if thought:
-            start = thought[0] + 1
-            opened = int(lexemes[0] == Lexeme("<think>", True))
-            turn.thinking("".join(lexeme.text for lexeme in lexemes[opened : thought[0]]))
-        rest = lexemes[start:]
+        rest = lexemes[read_thinking(lexemes, turn) :]
         if not any(lexeme.is_marker for lexeme in rest):
             self._read_body("".join(lexeme.text for lexeme in rest), turn, "", "")
             return
@@ -45,9 +39,7 @@ class PythonicFormat:
             if lexeme != Lexeme(self.opening, True):
                 turn.text(lexeme.text)
                 continue
-            end = position
-            while end < len(rest) and rest[end] != Lexeme(self.closing, True):
-                end += 1
+            end = find_marker(rest, self.closing, position)
             body = "".join(entry.text for entry in rest[position:end])
             self._read_body(body, turn, self.opening, self.closing if end < len(rest) else "")
             position = end + 1

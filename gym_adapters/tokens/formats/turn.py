@@ -15,7 +15,16 @@ from gym_adapters.items import (
     reasoning,
 )
 
-__all__ = ["Call", "Lexeme", "OutputFormat", "ToolSchemas", "Turn", "tool_schemas"]
+__all__ = [
+    "Call",
+    "Lexeme",
+    "OutputFormat",
+    "ToolSchemas",
+    "Turn",
+    "find_marker",
+    "read_thinking",
+    "tool_schemas",
+]
 
 ToolSchemas = Mapping[str, Mapping[str, Any]]
 
@@ -52,11 +61,7 @@ class Turn:
     _items: list[Item] = field(default_factory=list)
     _text: list[str] = field(default_factory=list)
     _calls: int = 0
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was written but whitespace."""
-        return not self._items and not "".join(self._text).strip()
+    _parted: bool = False
 
     def text(self, text: str) -> None:
         """Text for the reader."""
@@ -83,12 +88,41 @@ class Turn:
     def _flush(self, *, last: bool) -> None:
         text = "".join(self._text)
         self._text.clear()
-        if self._items:
+        if self._parted:
             text = text.lstrip("\r\n")
         if not last:
             text = text.rstrip("\r\n")
-        if text.strip() or (text and last and not self._items):
+            self._parted = True
+        if text.strip() or (text and not self._parted):
             self._items.append(assistant_message(text))
+
+
+def read_thinking(
+    lexemes: Sequence[Lexeme], turn: Turn, opening: str = "<think>", closing: str = "</think>"
+) -> int:
+    """Write the thinking that a turn starts with; returns where the rest starts.
+
+    It is marked at both ends, or opened by the prompt, or closed without having been opened.
+    """
+    marks = [n for n, lexeme in enumerate(lexemes) if lexeme.is_marker]
+    first = marks[0] if marks else len(lexemes)
+    opens = bool(marks) and lexemes[first].text == opening
+    closes = bool(marks) and lexemes[first].text == closing
+    blank = all(not lexeme.text.strip() for lexeme in lexemes[:first])
+    if not (turn.starts_thinking or closes or (opens and blank)):
+        return 0
+    begin = first + 1 if opens else 0
+    end = find_marker(lexemes, closing, begin)
+    turn.thinking("".join(lexeme.text for lexeme in lexemes[begin:end]))
+    return end + 1
+
+
+def find_marker(lexemes: Sequence[Lexeme], marker: str, start: int) -> int:
+    """Where `marker` stands from `start` on, the end where it doesn't."""
+    for position in range(start, len(lexemes)):
+        if lexemes[position].is_marker and lexemes[position].text == marker:
+            return position
+    return len(lexemes)
 
 
 class OutputFormat(Protocol):

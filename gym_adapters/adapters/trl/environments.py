@@ -149,7 +149,7 @@ class ToolEnvironment:
         tools = {tool.name: tool for tool in episode.environment.available_tools()}
         if {name: tool.declaration() for name, tool in tools.items()} != self._declared:
             raise Unsupported(
-                f"a row of {self._run.environment.name} offers other tools than those TRL was given "
+                f"a row of {self._run.environment.name} offers other tools than TRL was given "
                 f"({', '.join(self._declared)}). Fix: use rollout_function."
             )
         self._tools = tools
@@ -295,7 +295,7 @@ def _tools(run: EnvironmentRun, tasks: Sequence[Task]) -> list[FunctionTool]:
     for tool in offered:
         if tool.name in _RESERVED or tool.name.startswith("_"):
             raise Unsupported(
-                f"TRL does not take {tool.name!r} of {environment.name} for a tool: the name is its "
-                "own, or begins with an underscore. Fix: rename it, or use rollout_function."
+                f"TRL does not take {tool.name!r} of {environment.name} for a tool: the name is "
+                "its own, or begins with an underscore. Fix: rename it, or use rollout_function."
             )
     return [tool.declaration() for tool in offered]

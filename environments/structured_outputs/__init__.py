@@ -1,0 +1,1 @@
+"""Answers that must parse, and fit a schema to the letter."""

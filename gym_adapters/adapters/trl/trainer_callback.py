@@ -1,0 +1,58 @@
+"""What the adapter does when a trainer is made, and when its training ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import TrainerCallback
+
+from gym_adapters.adapters.trl.trainer_facts import TrainerFacts
+from gym_adapters.errors import InvalidConfig
+
+__all__ = ["GymCallback"]
+
+log = logging.getLogger(__name__)
+
+
+class GymCallback(TrainerCallback):
+    """Learns about the trainer, refuses settings that can't work, and closes resources.
+
+    Args:
+        facts: To be filled in.
+        close: Called when training ends; what is used again after that is opened anew.
+        columns: Dataset columns that must reach the reward function.
+    """
+
+    def __init__(
+        self,
+        facts: TrainerFacts,
+        close: Callable[[], None],
+        columns: Sequence[str] = (),
+    ) -> None:
+        self._facts, self._close, self._columns = facts, close, tuple(columns)
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Learn and check.
+
+        Raises:
+            InvalidConfig: If the arguments would take from the adapter what it needs.
+        """
+        self._facts.learn(args, kwargs.get("model"), kwargs.get("processing_class"))
+        if self._columns and getattr(args, "remove_unused_columns", False):
+            raise InvalidConfig(
+                f"remove_unused_columns=True would drop {', '.join(self._columns)}. "
+                "Fix: leave it at GRPOConfig's default, False."
+            )
+        if getattr(args, "top_p", 1.0) != 1.0 or getattr(args, "top_k", 0):
+            log.warning(
+                "top_p=%s and top_k=%s cut the distribution that is sampled from, which biases "
+                "importance ratios; train with top_p=1 and top_k=0",
+                args.top_p,
+                args.top_k,
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close resources."""
+        self._close()

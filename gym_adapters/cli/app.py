@@ -1,0 +1,51 @@
+"""The application: which commands there are. Each imports what is heavy when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gym_adapters.cli.collect import collect_command
+from gym_adapters.cli.envs import envs_command
+from gym_adapters.cli.validate import validate_command
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="gym-adapters",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("collect")(collect_command)
+app.command("envs")(envs_command)
+app.command("validate")(validate_command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from gym_adapters import __version__
+
+        print(f"gym-adapters {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Write an RL environment for language models once; collect on it, train on it anywhere.
+
+    First steps:
+
+      [bold]gym-adapters envs[/]                                        what environments there are
+
+      [bold]gym-adapters envs arithmetic_tools[/]                       what one of them asks for
+
+      [bold]gym-adapters collect arithmetic_tools -m scripted:gold[/]   run it, without a model yet
+    """

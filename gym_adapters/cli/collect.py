@@ -1,0 +1,285 @@
+"""``gym-adapters collect``: run episodes and keep them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gym_adapters.rollouts.metrics import Metrics
+    from gym_adapters.rollouts.run import RunSettings
+
+__all__ = ["collect_command", "run_and_show"]
+
+TASKS, SAMPLING, RUN, OUTPUT = "Tasks", "Sampling and budgets", "Running", "Output"
+
+
+def collect_command(
+    environment: Annotated[
+        str,
+        typer.Argument(
+            metavar="ENV",
+            help="A name from [bold]gym-adapters envs[/], a folder, or module:Class.",
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="SPEC",
+            help="The policy: transformers:PATH, tiny, scripted:gold (the best attempt), "
+            "scripted:empty or scripted:garbage. A wrong one lists all there are.",
+        ),
+    ],
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="ROWS.JSONL",
+            rich_help_panel=TASKS,
+            help="File of tasks; by default the environment's example rows.",
+        ),
+    ] = None,
+    num_tasks: Annotated[
+        int | None,
+        typer.Option(
+            "--num-tasks",
+            "-n",
+            min=1,
+            rich_help_panel=TASKS,
+            help="Generate so many tasks instead, where the environment can.",
+        ),
+    ] = None,
+    difficulty: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, rich_help_panel=TASKS, help="Of generated tasks."),
+    ] = 0.5,
+    limit: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=TASKS, help="Take only the first tasks.")
+    ] = None,
+    num_repeats: Annotated[
+        int,
+        typer.Option(
+            "--num-repeats", "-k", min=1, rich_help_panel=TASKS, help="Attempts at each task."
+        ),
+    ] = 1,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            rich_help_panel=TASKS,
+            help="Setting of the environment; may be given often.",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, rich_help_panel=SAMPLING, help="0 is greedy. Default: the row's, or 1."
+        ),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, rich_help_panel=SAMPLING, help="Default: the row's, or 1."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=SAMPLING,
+            help="Most tokens of one turn. Default: the row's, or the environment's budget.",
+        ),
+    ] = None,
+    max_turns: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=SAMPLING,
+            help="Most model calls of one rollout. Default: the environment's budget.",
+        ),
+    ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            rich_help_panel=SAMPLING,
+            help="After this long a rollout takes no further turn.",
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int,
+        typer.Option("--concurrency", "-c", min=1, rich_help_panel=RUN, help="Episodes at once."),
+    ] = 64,
+    seed: Annotated[
+        int, typer.Option(rich_help_panel=RUN, help="Seed of tasks, environments, sampling.")
+    ] = 0,
+    retries: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            rich_help_panel=RUN,
+            help="Further attempts where model, tool, judge or sandbox failed.",
+        ),
+    ] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            rich_help_panel=OUTPUT,
+            help="Folder for rollouts, failures, manifest and metrics; by default nothing "
+            "is written.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            rich_help_panel=OUTPUT,
+            help="Go on with the run in the folder: skip what is done, try failures again.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", rich_help_panel=OUTPUT, help="Throw away the run in the folder."
+        ),
+    ] = False,
+    pass_threshold: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="Reward that counts as a pass. Default: the most the environment gives.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", rich_help_panel=OUTPUT, help="Print the metrics as JSON on stdout."),
+    ] = False,
+) -> None:
+    """Run episodes of an environment with a model, and keep every rollout.
+
+    For example
+
+      [bold]gym-adapters collect arithmetic_tools -m scripted:gold[/]
+      Does the environment work? Its own best attempts must score the maximum.
+
+      [bold]gym-adapters collect arithmetic_tools -m transformers:./model -n 200 -k 8 -o run/[/]
+      8 attempts at each of 200 generated tasks, kept in run/ with tokens and log-probabilities.
+
+      [bold]gym-adapters collect mcqa -m transformers:./model -i rows.jsonl -o run/ --resume[/]
+      Go on where the run stopped, whatever stopped it.
+
+    Exit codes: 0 done, 1 no rollout could be scored, 2 wrongly asked, 130 interrupted.
+    """
+    from gym_adapters.agents.tool_agent import AgentLimits
+    from gym_adapters.config import Budget
+    from gym_adapters.episode import EpisodeLimits
+    from gym_adapters.errors import InvalidConfig
+    from gym_adapters.registry import load_environment
+    from gym_adapters.rollouts.row_sampling import RowSampling
+    from gym_adapters.rollouts.run import RunSettings
+    from gym_adapters.rollouts.run_folder import OnExisting
+    from gym_adapters.rollouts.task_input import TaskInput
+
+    if resume and overwrite:
+        raise InvalidConfig("--resume and --overwrite contradict each other: give one of them")
+    if output is None and (resume or overwrite):
+        raise InvalidConfig("--resume and --overwrite need the folder of a run: give --output")
+    entry = load_environment(environment)
+    budget = entry.card.budget if entry.card is not None else Budget()
+    best = entry.card.reward_range[1] if entry.card is not None else 1.0
+    tasks = TaskInput(entry, rows, num_tasks, difficulty, seed, limit)
+    run_and_show(
+        RunSettings(
+            entry=entry,
+            config=entry.config(settings or ()),
+            model=model,
+            tasks=tasks,
+            input=tasks.description,
+            output=output,
+            on_existing=(
+                OnExisting.RESUME
+                if resume
+                else OnExisting.OVERWRITE
+                if overwrite
+                else OnExisting.REFUSE
+            ),
+            num_repeats=num_repeats,
+            concurrency=concurrency,
+            seed=seed,
+            sampling=RowSampling(temperature, top_p, max_tokens, budget.max_tokens_per_turn),
+            episode_limits=EpisodeLimits(max_turns=max_turns or budget.max_turns),
+            agent_limits=AgentLimits(time_limit=time_limit),
+            retries=retries,
+            pass_threshold=best if pass_threshold is None else pass_threshold,
+        ),
+        total=tasks.count() * num_repeats,
+        as_json=as_json,
+    )
+
+
+def run_and_show(settings: RunSettings, *, total: int, as_json: bool) -> None:
+    """Run `settings`, show how it goes and what it came to, and exit where that is a failure.
+
+    Args:
+        settings: The run.
+        total: Rollouts it takes, for the bar.
+        as_json: Print the metrics as JSON in place of the table.
+    """
+    from gym_adapters.cli.failing import tell
+    from gym_adapters.cli.progress import run_progress
+    from gym_adapters.cli.signals import Stopped, run_until_signal
+    from gym_adapters.rollouts.run import run
+
+    try:
+        with run_progress(total) as progress:
+            metrics = run_until_signal(run(settings, progress))
+    except Stopped as stop:
+        _tell_how_to_resume("stopped", settings)
+        raise typer.Exit(stop.exit_code) from None
+    except OSError as error:
+        tell(error)
+        _tell_how_to_resume("stopped", settings)
+        raise typer.Exit(1) from None
+    _show(metrics, settings, as_json)
+    if metrics.rollouts and not metrics.scored:
+        tell(RuntimeError("no rollout could be scored"))
+        raise typer.Exit(1)
+
+
+def _show(metrics: Metrics, settings: RunSettings, as_json: bool) -> None:
+    import orjson
+    from rich.console import Console
+
+    from gym_adapters.cli.metrics_table import metrics_table
+
+    if as_json:
+        print(orjson.dumps(metrics.to_json(), option=orjson.OPT_INDENT_2).decode())
+        return
+    title = f"{settings.entry.name}, {settings.model}"
+    Console().print(metrics_table(metrics, title))
+    if settings.output is not None:
+        print(f"kept in {settings.output}")
+        if metrics.failures:
+            print(f"try the failed ones again with: {_resuming_command()}")
+
+
+def _tell_how_to_resume(what: str, settings: RunSettings) -> None:
+    if settings.output is None:
+        print(f"{what}; nothing was kept: give --output to keep rollouts", file=sys.stderr)
+    else:
+        print(f"{what}; go on with: {_resuming_command()}", file=sys.stderr)
+
+
+def _resuming_command() -> str:
+    arguments = [each for each in sys.argv[1:] if each not in ("--resume", "--overwrite")]
+    return shlex.join(["gym-adapters", *arguments, "--resume"])

@@ -1,0 +1,145 @@
+"""``gym-adapters envs``: what environments there are, and what each asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from gym_adapters.registry import EnvironmentEntry
+
+__all__ = ["envs_command"]
+
+
+def envs_command(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Show one: a name, a folder, or module:Class."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """List the environments, or show one: its card, its tools and a row.
+
+    For example
+
+      [bold]gym-adapters envs[/]
+
+      [bold]gym-adapters envs mcqa[/]
+
+      [bold]gym-adapters envs ./my_env[/]
+    """
+    import orjson
+
+    from gym_adapters.registry import load_environment
+
+    if name is None:
+        _list(as_json)
+        return
+    entry = load_environment(name)
+    if as_json:
+        print(orjson.dumps(_facts(entry), option=orjson.OPT_INDENT_2).decode())
+    else:
+        _show(entry)
+
+
+def _list(as_json: bool) -> None:
+    import orjson
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from gym_adapters.errors import GymAdaptersError
+    from gym_adapters.registry import environment_names, load_environment
+
+    facts: dict[str, dict[str, Any]] = {}
+    for name in environment_names():
+        try:
+            facts[name] = _facts(load_environment(name))
+        except (GymAdaptersError, ImportError) as error:
+            # One that can't be loaded here must not hide the others.
+            facts[name] = {"name": name, "error": str(error)}
+    if as_json:
+        print(orjson.dumps(list(facts.values()), option=orjson.OPT_INDENT_2).decode())
+        return
+    table = Table("name", "domain", "tools", "reward", "licence", "what it is")
+    for name, fact in facts.items():
+        if "error" in fact:
+            table.add_row(name, "", "", "", "", Text(f"not usable here: {fact['error']}", "red"))
+            continue
+        card = fact["card"] or {}
+        low, high = card.get("reward_range", ("?", "?"))
+        table.add_row(
+            *(
+                Text(str(text))
+                for text in (
+                    name,
+                    card.get("domain", ""),
+                    len(fact["tools"]) or ("by row" if fact["capabilities"]["own_tools"] else ""),
+                    f"{low:g} to {high:g}" if card else "",
+                    card.get("licence", ""),
+                    card.get("description", fact["summary"]),
+                )
+            )
+        )
+    Console().print(table)
+    print("more about one: gym-adapters envs NAME")
+
+
+def _facts(entry: EnvironmentEntry) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    environment = entry.environment
+    return {
+        "name": entry.name,
+        "version": environment.version,
+        "summary": (environment.__doc__ or "").strip().partition("\n")[0],
+        "folder": str(entry.folder) if entry.folder is not None else None,
+        "card": entry.card.model_dump(mode="json") if entry.card is not None else None,
+        "capabilities": asdict(environment.capabilities()),
+        "tools": [tool.declaration() for tool in environment.class_tools.values()],
+        "settings": environment.Config.model_json_schema().get("properties", {}),
+        "row_fields": environment.task_type.model_json_schema().get("properties", {}),
+    }
+
+
+def _show(entry: EnvironmentEntry) -> None:
+    import inspect
+
+    import orjson
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.syntax import Syntax
+
+    facts = _facts(entry)
+    console = Console()
+    console.print(f"[bold]{escape(entry.name)}[/] (version {escape(facts['version'])})")
+    console.print(escape(inspect.cleandoc(entry.environment.__doc__ or "")), highlight=False)
+    for key, value in (facts["card"] or {}).items():
+        if value not in (None, {}, False):
+            console.print(f"  [bold]{key}[/]: {escape(str(value))}", highlight=False)
+    for title, key in (("settings (--set)", "settings"), ("fields of a row", "row_fields")):
+        if facts[key]:
+            console.print(f"\n[bold]{title}[/]")
+            for name, schema in facts[key].items():
+                console.print(f"  {escape(name)}: {escape(_schema(schema))}", highlight=False)
+    if facts["tools"]:
+        console.print("\n[bold]tools[/]")
+    for tool in facts["tools"]:
+        arguments = ", ".join(tool["parameters"]["properties"])
+        console.print(f"  [bold]{escape(tool['name'])}[/]({escape(arguments)})", highlight=False)
+        console.print(f"    {escape(tool['description'])}", highlight=False)
+    example = next(iter(entry.example_tasks()), None)
+    if example is not None:
+        row = orjson.dumps(example.to_row(), option=orjson.OPT_INDENT_2).decode()
+        console.print("\n[bold]a row[/]")
+        console.print(Syntax(row, "json", word_wrap=True, background_color="default"))
+
+
+def _schema(schema: dict[str, Any]) -> str:
+    kind = schema.get("type") or " or ".join(
+        str(option.get("type", "object")) for option in schema.get("anyOf", [{}])
+    )
+    default = f", by default {schema['default']!r}" if "default" in schema else ""
+    about = f" - {schema['description']}" if "description" in schema else ""
+    return f"{kind}{default}{about}"

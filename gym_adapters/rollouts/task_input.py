@@ -1,0 +1,158 @@
+"""Where the tasks of a run come from: a file of rows, a generator, or the examples that ship."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gym_adapters.errors import InvalidConfig, InvalidRow
+from gym_adapters.registry import EnvironmentEntry
+from gym_adapters.task import Task
+
+__all__ = ["RowReport", "TaskInput", "check_rows"]
+
+SHOWN_PROBLEMS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInput:
+    """The tasks of a run, read anew each time they are asked for.
+
+    Attributes:
+        entry: The environment.
+        path: File of rows.
+        generate: How many tasks to generate in place of that.
+        difficulty: Of generated tasks, from 0 to 1.
+        seed: Of generated tasks.
+        limit: Take only so many.
+
+    Raises:
+        InvalidConfig: If there is nothing to take tasks from, or too much.
+    """
+
+    entry: EnvironmentEntry
+    path: Path | None = None
+    generate: int | None = None
+    difficulty: float = 0.5
+    seed: int = 0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.path is not None and self.generate is not None:
+            raise InvalidConfig("give rows or a number of tasks to generate, not both")
+        if self.path is not None and not self.path.is_file():
+            raise InvalidConfig(f"there is no file {self.path}")
+        for name, value in (("limit", self.limit), ("number of tasks", self.generate)):
+            if value is not None and value < 1:
+                raise InvalidConfig(f"the {name} must be at least 1, not {value}")
+        if self.generate is None and self.path is None and self.entry.example_path is None:
+            raise InvalidConfig(
+                f"{self.entry.name} ships no example rows. Fix: give rows with --input, "
+                "or generate tasks with --num-tasks"
+            )
+
+    @property
+    def description(self) -> str:
+        """Where the tasks come from, for a manifest."""
+        if self.generate is not None:
+            return f"generated: {self.generate}, difficulty {self.difficulty}, seed {self.seed}"
+        return str(self.path if self.path is not None else self.entry.example_path)
+
+    def __call__(self) -> Iterator[Task]:
+        """The tasks, one at a time.
+
+        Raises:
+            InvalidRow: Naming file, line, field and fix.
+            Unsupported: If the environment generates none.
+        """
+        return islice(self._all(), self.limit)
+
+    def count(self) -> int:
+        """How many tasks there are; reads and checks all rows, and keeps none.
+
+        Raises:
+            InvalidRow: As for calling it.
+            InvalidConfig: If there are none.
+        """
+        total = sum(1 for _ in self())
+        if total == 0:
+            raise InvalidConfig(f"there are no tasks in {self.description}")
+        return total
+
+    def _all(self) -> Iterator[Task]:
+        if self.generate is not None:
+            yield from self.entry.environment.generate_tasks(
+                self.generate, seed=self.seed, difficulty=self.difficulty
+            )
+        else:
+            path = self.path if self.path is not None else self.entry.example_path
+            yield from self.entry.read_tasks(path) if path is not None else ()
+
+
+@dataclass(slots=True)
+class RowReport:
+    """What is in a file of rows.
+
+    Attributes:
+        rows: Number of rows, the bad ones included.
+        duplicates: Rows that repeat an earlier one.
+        problems: The first thousand errors, one per row.
+        bad: Number of rows with an error.
+    """
+
+    rows: int = 0
+    duplicates: int = 0
+    bad: int = 0
+    problems: list[InvalidRow] = field(default_factory=list)
+
+
+def check_rows(entry: EnvironmentEntry, path: Path) -> RowReport:
+    """Check every row of a file against an environment, and go on after a bad one.
+
+    Raises:
+        InvalidConfig: If there is no such file.
+    """
+    if not path.is_file():
+        raise InvalidConfig(f"there is no file {path}")
+    report = RowReport()
+    seen: set[str] = set()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            report.rows += 1
+            try:
+                task_id = _checked(entry, line).task_id
+            except InvalidRow as error:
+                report.bad += 1
+                if len(report.problems) < SHOWN_PROBLEMS:
+                    report.problems.append(error.at(str(path), number))
+                continue
+            report.duplicates += task_id in seen
+            seen.add(task_id)
+    return report
+
+
+def _checked(entry: EnvironmentEntry, line: bytes) -> Task:
+    try:
+        row: Any = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRow(f"not valid JSON: {error}.", fix="write one JSON object a line.") from None
+    if not isinstance(row, dict):
+        raise InvalidRow(
+            f"a row must be a JSON object, not {type(row).__name__}.",
+            fix="write one JSON object a line.",
+        )
+    task = entry.environment.task_type.from_row(row)
+    try:
+        entry.environment(task, config=entry.config()).available_tools()
+    except InvalidRow:
+        raise
+    except Exception:  # noqa: BLE001 - tools that are made in start() can't be asked for here
+        return task
+    return task

@@ -1,0 +1,102 @@
+"""A sandbox by bubblewrap (https://github.com/containers/bubblewrap): namespaces of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gym_adapters.errors import SandboxError
+from gym_adapters.sandbox.protocol import Execution, Guarantees, SandboxLimits
+from gym_adapters.sandbox.subprocesses import run_group
+
+__all__ = ["BubblewrapSandbox"]
+
+READ_ONLY = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/sbin")
+READ_ONLY_FILES = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime", "/etc/passwd")
+
+
+class BubblewrapSandbox:
+    """Runs each command in fresh mount, process, network, user, IPC and UTS namespaces.
+
+    Args:
+        limits: Bounds where a call names none.
+        concurrency: Executions at once; the rest wait.
+        readable: Folders that commands may read, beside the system's and the interpreter's.
+
+    Raises:
+        SandboxError: If ``bwrap`` or ``prlimit`` is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: SandboxLimits | None = None,
+        concurrency: int = 4,
+        readable: Sequence[Path] = (),
+    ) -> None:
+        self._bwrap, self._prlimit = _installed("bwrap"), _installed("prlimit")
+        self._limits = limits if limits is not None else SandboxLimits()
+        self._slots = asyncio.Semaphore(concurrency)
+        self._readable = [sys.prefix, sys.base_prefix, *map(str, readable)]
+
+    @property
+    def guarantees(self) -> Guarantees:
+        """All of them."""
+        return Guarantees(files=True, network=True, processes=True, memory=True)
+
+    async def run(
+        self,
+        command: Sequence[str],
+        *,
+        folder: Path,
+        stdin: str = "",
+        environment: Mapping[str, str] | None = None,
+        limits: SandboxLimits | None = None,
+    ) -> Execution:
+        """Run `command` in `folder`; see `Sandbox.run`."""
+        bounds = limits if limits is not None else self._limits
+        wrapped = [*self._wrapper(folder, bounds, environment or {}), *command]
+        async with self._slots:
+            execution = await run_group(wrapped, stdin=stdin, environment={}, limits=bounds)
+        if execution.exit_code == 1 and execution.stderr.startswith("bwrap: "):
+            raise SandboxError(f"bubblewrap could not set up: {execution.stderr.strip()}")
+        return execution
+
+    def _wrapper(
+        self, folder: Path, limits: SandboxLimits, environment: Mapping[str, str]
+    ) -> list[str]:
+        words = [self._bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
+        for path in (*READ_ONLY, *READ_ONLY_FILES, *self._readable):
+            words += ["--ro-bind-try", path, path]
+        words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+        words += ["--bind", str(folder), str(folder), "--chdir", str(folder)]
+        variables = {
+            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            **environment,
+        }
+        for name, value in variables.items():
+            words += ["--setenv", name, value]
+        seconds = max(1, -int(-limits.cpu_time // 1))
+        return [
+            *words,
+            "--",
+            self._prlimit,
+            f"--cpu={seconds}",
+            f"--as={limits.memory}",
+            f"--fsize={limits.file_size}",
+            f"--nproc={limits.processes}",
+            "--core=0",
+            "--",
+        ]
+
+
+def _installed(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        raise SandboxError(f"the bubblewrap sandbox needs {program}, which is not installed")
+    return found

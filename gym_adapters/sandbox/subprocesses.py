@@ -1,0 +1,95 @@
+"""Running one program as a process group with bounded output and time: what wrappers stand on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+
+from gym_adapters.errors import SandboxError
+from gym_adapters.sandbox.protocol import Execution, SandboxLimits
+
+__all__ = ["run_group"]
+
+CHUNK = 65536
+
+
+async def run_group(
+    command: Sequence[str],
+    *,
+    stdin: str,
+    environment: Mapping[str, str],
+    limits: SandboxLimits,
+    on_timeout: Callable[[], Awaitable[None]] | None = None,
+) -> Execution:
+    """Run `command` in a session of its own, and kill the whole session at its end.
+
+    Args:
+        command: The program and its arguments.
+        stdin: What it reads.
+        environment: All of its environment.
+        limits: `wall_time` and `output` are held here; the rest is the wrapper's business.
+        on_timeout: Called when the wall time is up or the wait is cancelled, before the kill.
+
+    Raises:
+        SandboxError: If the program could not be started.
+    """
+    began = time.monotonic()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(environment),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise SandboxError(f"{command[0]} can't be started: {error}") from error
+    timed_out = False
+    stdout, stderr = bytearray(), bytearray()
+    # The pipes end when the last process of the group has closed them, or with the kill below.
+    reading = asyncio.gather(
+        _write(process, stdin),
+        _drain(process.stdout, stdout, limits.output),
+        _drain(process.stderr, stderr, limits.output),
+        process.wait(),
+    )
+    try:
+        async with asyncio.timeout(limits.wall_time):
+            await asyncio.shield(reading)
+    except TimeoutError:
+        timed_out = True
+    finally:
+        if not reading.done() and on_timeout is not None:
+            await on_timeout()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await reading
+    most = limits.output
+    return Execution(
+        exit_code=process.returncode if process.returncode is not None else -signal.SIGKILL,
+        stdout=bytes(stdout[:most]).decode(errors="replace"),
+        stderr=bytes(stderr[:most]).decode(errors="replace"),
+        timed_out=timed_out,
+        truncated=len(stdout) > most or len(stderr) > most,
+        seconds=time.monotonic() - began,
+    )
+
+
+async def _write(process: asyncio.subprocess.Process, text: str) -> None:
+    if process.stdin is None:
+        return
+    with suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(text.encode("utf-8", errors="surrogateescape"))
+        await process.stdin.drain()
+    process.stdin.close()
+
+
+async def _drain(stream: asyncio.StreamReader | None, kept: bytearray, most: int) -> None:
+    while stream is not None and (chunk := await stream.read(CHUNK)):
+        # One byte past the limit tells that there was more.
+        kept += chunk[: max(0, most + 1 - len(kept))]

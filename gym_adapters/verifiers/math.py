@@ -1,0 +1,346 @@
+r"""Comparing mathematical answers: at once where that can be, else with ``math-verify``.
+
+`same_value` decides what needs no algebra (the same text, numbers, lists of them), in microseconds.
+The rest goes to a `MathPool`: warm processes outside the event loop, where an expression that takes
+too long, or too much memory, is stopped without harm to the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import signal
+import sys
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from gym_adapters.errors import MissingExtra, VerifierError
+from gym_adapters.verifiers.answers import boxed
+
+__all__ = ["MathPool", "MathVerdict", "answer_window", "same_value", "undelimited"]
+
+Method = Literal["exact", "symbolic"]
+
+# math-verify reads this much of the end of an answer, and expressions up to this length.
+WINDOW = 4096
+LONGEST_EXPRESSION = 1024
+
+_WORKER = Path(__file__).with_name("math_worker.py")
+_DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_SAME_COMMANDS = (
+    (r"\dfrac", r"\frac"),
+    (r"\tfrac", r"\frac"),
+    (r"\left", ""),
+    (r"\right", ""),
+    (r"\,", " "),
+    (r"\;", " "),
+    (r"\:", " "),
+    (r"\!", ""),
+    (r"\ ", " "),
+    ("~", " "),
+    ("\u2212", "-"),
+)
+# Space means something only between two letters or digits.
+_IDLE_SPACE = re.compile(r"(?<![0-9A-Za-z])\s++|\s++(?![0-9A-Za-z])")
+_SPACE = re.compile(r"\s++")
+_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}\\]*+)\}")
+_GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})++(?:\.[0-9]++)?")
+_DECIMAL = re.compile(r"[-+]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)")
+_FRACTION = re.compile(r"([-+]?)\\frac\{([-+]?[0-9]++)\}\{([-+]?[0-9]++)\}")
+_SLASHED = re.compile(r"([-+]?[0-9]++)/([0-9]++)")
+_BRACKETS = {"(": ")", "[": "]", r"\{": r"\}"}
+
+
+@dataclass(frozen=True, slots=True)
+class MathVerdict:
+    """Whether an answer gives the expected value.
+
+    Attributes:
+        equal: The verdict.
+        method: ``exact`` where no algebra was needed, ``symbolic`` from math-verify.
+        extracted: What was read in the answer, at most 200 characters.
+        fault: Why math-verify could not compare: ``too_costly``, or an exception's name.
+    """
+
+    equal: bool
+    method: Method
+    extracted: str | None = None
+    fault: str | None = None
+
+
+def undelimited(expression: str) -> str:
+    r"""`expression` without ``\(...\)``, ``$...$`` or a ``\boxed{...}`` around the whole of it."""
+    text = expression.strip()
+    for opening, closing in _DELIMITERS:
+        if len(text) > len(opening) + len(closing) - 1 and text.startswith(opening):
+            if text.endswith(closing) and opening not in (
+                inner := text[len(opening) : -len(closing)]
+            ):
+                return undelimited(inner)
+    contents = boxed(text)
+    if len(contents) == 1 and text.startswith(r"\boxed") and text.endswith(f"{{{contents[0]}}}"):
+        return contents[0].strip()
+    return text
+
+
+def answer_window(answer: str) -> str:
+    r"""The part of `answer` that is judged: its end, from 4,096 characters before it on.
+
+    Where a ``\boxed{...}`` stands only before that, the last one, if it is at most 1,024 long.
+    """
+    window = answer[-WINDOW:]
+    if len(answer) <= WINDOW or boxed(window):
+        return window
+    contents = boxed(answer)
+    if not contents:
+        return window
+    return f"\\boxed{{{contents[-1]}}}" if len(contents[-1]) <= LONGEST_EXPRESSION else ""
+
+
+def same_value(expected: str, answer: str) -> bool | None:
+    r"""Whether `answer`, a final text, gives `expected`; ``None`` where that needs algebra.
+
+    The answer is what stands in its one ``\boxed{...}``, or all of it without one. Equal are: the
+    same text but for idle space, delimiters and ``\left``; equal whole numbers, decimals and
+    fractions; tuples, intervals and sets whose parts are equal. Different are whole numbers only.
+    """
+    contents = list(dict.fromkeys(_normal(content) for content in boxed(answer)))
+    if len(contents) > 1 or len(expected) > LONGEST_EXPRESSION:
+        return None
+    found = contents[0] if contents else _normal(answer) if len(answer) <= WINDOW else ""
+    wanted = _normal(expected)
+    if not found or not wanted or len(found) > LONGEST_EXPRESSION:
+        return None
+    if _equal(wanted, found):
+        return True
+    # A whole number with a sign is never equal to another one, whatever algebra says.
+    return False if _is_whole(wanted) and _is_whole(found) else None
+
+
+def _normal(expression: str) -> str:
+    text = undelimited(expression[:WINDOW])
+    for written, plain in _SAME_COMMANDS:
+        text = text.replace(written, plain)
+    text = _TEXT.sub(r"\1", text)
+    text = _SPACE.sub(" ", _IDLE_SPACE.sub("", text))
+    return text.rstrip(".").strip()
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and text.isascii()
+
+
+def _equal(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    number = _number(one)
+    if number is not None:
+        return number == _number(other)
+    parts, other_parts = _parts(one), _parts(other)
+    if parts is None or other_parts is None or len(parts) != len(other_parts):
+        return False
+    if one.startswith(r"\{"):
+        return sorted(map(_key, parts)) == sorted(map(_key, other_parts))
+    same_brackets = one[0] == other[0] and one[-1] == other[-1]
+    return same_brackets and list(map(_key, parts)) == list(map(_key, other_parts))
+
+
+def _key(part: str) -> str:
+    number = _number(part)
+    return part if number is None else str(number)
+
+
+def _number(text: str) -> Fraction | None:
+    """The exact value of a whole number, decimal or fraction of whole numbers."""
+    if _GROUPED.fullmatch(text):
+        text = text.replace(",", "")
+    if _DECIMAL.fullmatch(text):
+        return Fraction(text)
+    match = _FRACTION.fullmatch(text)
+    if match:
+        top, bottom = int(match[1] + "1") * int(match[2]), int(match[3])
+    else:
+        match = _SLASHED.fullmatch(text)
+        if match is None:
+            return None
+        top, bottom = int(match[1]), int(match[2])
+    return Fraction(top, bottom) if bottom else None
+
+
+def _parts(text: str) -> Sequence[str] | None:
+    """The parts of a tuple, interval or set of plain numbers and names."""
+    for opening in _BRACKETS:
+        if text.startswith(opening) and text.endswith((")", "]") if opening != r"\{" else r"\}"):
+            inner = text[len(opening) : -1 if opening != r"\{" else -2]
+            if any(bracket in inner for bracket in "()[]{}"):
+                inner = _FRACTION.sub("", inner)
+                if any(bracket in inner for bracket in "()[]{}"):
+                    return None
+            body = text[len(opening) : -1 if opening != r"\{" else -2]
+            return [part.strip() for part in body.split(",")]
+    return None
+
+
+class _Died(Exception):
+    """A worker ended before it replied; `signal_number` is what ended it, 0 for its own exit."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__(f"signal {signal_number}")
+
+
+class _Worker:
+    """One process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.jobs = 0
+
+    @classmethod
+    async def start(cls) -> Self:
+        # -P: the script's folder holds a math.py, which must not stand in for Python's own.
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            str(_WORKER),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        return cls(process)
+
+    async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise VerifierError("a math process has no pipes")
+        self.jobs += 1
+        with contextlib.suppress(ConnectionError):  # then it is dead, and the reply will be empty
+            stdin.write(json.dumps(request).encode() + b"\n")
+            await stdin.drain()
+        line = await stdout.readline()
+        if not line.endswith(b"\n"):
+            raise _Died(-min(0, await self._process.wait()))
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    async def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        await self._process.wait()
+        if self._process.stdout is not None:
+            # Only at its end does the pipe let go of the process's transport.
+            await self._process.stdout.read()
+
+
+class MathPool:
+    """Warm processes that run ``math-verify``. Use it as an async context manager.
+
+    Args:
+        workers: Most processes; each is started when it is first needed, and takes about 100 MB.
+        cpu_limit: Seconds of CPU time for one answer. CPU time, so that a busy machine does not
+            change a verdict.
+        wall_limit: Seconds of wall time for one answer, the start of a process included.
+
+    Raises:
+        MissingExtra: Without ``math-verify``.
+    """
+
+    def __init__(
+        self, *, workers: int = 4, cpu_limit: float = 10.0, wall_limit: float = 100.0
+    ) -> None:
+        if find_spec("math_verify") is None:
+            raise MissingExtra(
+                "verifiers", package="math-verify", needed_for="comparing mathematical answers"
+            )
+        self._cpu_limit, self._wall_limit = cpu_limit, wall_limit
+        self._idle: list[_Worker] = []
+        self._free = asyncio.Semaphore(workers)
+        self._known: OrderedDict[tuple[str, str], MathVerdict] = OrderedDict()
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop all processes."""
+        self._closed = True
+        while self._idle:
+            await self._idle.pop().stop()
+
+    async def compare(self, expected: str, answer: str) -> MathVerdict:
+        """Whether the final text `answer` gives `expected`.
+
+        An answer that can't be compared within the CPU limit, or within memory, is not equal, and
+        `fault` says so.
+
+        Raises:
+            VerifierError: If a process dies of something else, or the wall limit passes.
+        """
+        decided = same_value(expected, answer)
+        if decided is not None:
+            return MathVerdict(decided, "exact", _shown(answer))
+        key = (undelimited(expected), answer_window(answer))
+        if not key[0] or not key[1].strip() or len(key[0]) > LONGEST_EXPRESSION:
+            return MathVerdict(False, "exact")
+        known = self._known.get(key)
+        if known is None:
+            known = await self._symbolic(*key)
+            self._known[key] = known
+            if len(self._known) > _MOST_KNOWN:
+                self._known.popitem(last=False)
+        return known
+
+    async def _symbolic(self, expected: str, answer: str) -> MathVerdict:
+        request = {"expected": expected, "answer": answer, "cpu_limit": self._cpu_limit}
+        async with self._free:
+            if self._closed:
+                raise VerifierError("the pool of math processes is closed")
+            worker = self._idle.pop() if self._idle else await _Worker.start()
+            reply: dict[str, Any] | None = None
+            try:
+                async with asyncio.timeout(self._wall_limit):
+                    reply = await worker.ask(request)
+            except TimeoutError as error:
+                raise VerifierError(
+                    f"math-verify gave no verdict in {self._wall_limit} s"
+                ) from error
+            except _Died as error:
+                if error.signal_number != signal.SIGPROF:
+                    raise VerifierError(f"a math process died ({error})") from error
+            finally:
+                if reply is None or self._closed or worker.jobs >= _MOST_JOBS:
+                    await asyncio.shield(worker.stop())
+                else:
+                    self._idle.append(worker)
+        if reply is None:
+            return MathVerdict(False, "symbolic", fault="too_costly")
+        return MathVerdict(reply["equal"], "symbolic", reply["extracted"], reply["fault"])
+
+
+# Answers of one group are often the same.
+_MOST_KNOWN = 4096
+# sympy's caches grow with use.
+_MOST_JOBS = 5000
+
+
+def _shown(answer: str) -> str:
+    contents = boxed(answer)
+    return (contents[-1] if contents else answer)[:200]

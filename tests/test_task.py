@@ -1,0 +1,156 @@
+"""Rows become tasks, and come back as they were."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gym_adapters import InvalidRow, Task
+from gym_adapters.items import user_message
+from gym_adapters.task import read_rows
+
+
+class SumTask(Task):
+    a: int
+    b: int = 2
+
+
+def row(**fields: Any) -> dict[str, Any]:
+    return {"responses_create_params": {"input": "hi"}, **fields}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(extra=st.dictionaries(st.text().map(lambda key: f"x{key}"), JSON, max_size=4))
+def test_unknown_fields_come_back_untouched(extra: dict[str, Any]) -> None:
+    given_row = row(a=1, **extra)
+    before = copy.deepcopy(given_row)
+    task = SumTask.from_row(given_row)
+    assert task.to_row() == before
+    assert list(task.to_row()) == list(before)
+    assert SumTask.from_row(json.loads(json.dumps(task.to_row()))).task_id == task.task_id
+
+
+def test_defaults_are_not_written_into_the_row() -> None:
+    assert "b" not in SumTask.from_row(row(a=1)).to_row()
+    assert SumTask.from_row(row(a=1)).b == 2
+
+
+def test_a_task_made_without_a_row_writes_one() -> None:
+    task = SumTask(responses_create_params={"input": "hi"}, a=1)
+    assert task.to_row() == row(a=1)
+
+
+def test_the_id_names_the_content_only() -> None:
+    plain = SumTask.from_row(row(a=1)).task_id
+    assert len(plain) == 16
+    bookkept = row(a=1, agent_ref={"name": "x"}, skills_ref="y", _ng_task_index=4)
+    assert SumTask.from_row(bookkept).task_id == plain
+    assert SumTask.from_row(dict(reversed(row(a=1).items()))).task_id == plain
+    assert SumTask.from_row(row(a=2)).task_id != plain
+
+
+def test_the_id_is_the_same_in_every_process() -> None:
+    assert SumTask.from_row(row(a=1)).task_id == "bc51d6ef456d64d1"
+
+
+def test_an_integer_beyond_64_bits_has_an_id() -> None:
+    one, other = SumTask.from_row(row(a=10**30)), SumTask.from_row(row(a=10**30 + 1))
+    assert one.task_id != other.task_id
+
+
+def test_a_task_travels_between_processes() -> None:
+    task = SumTask.from_row(row(a=1, kept=[1]))
+    assert pickle.loads(pickle.dumps(task)).to_row() == task.to_row()
+
+
+def test_input_and_tools() -> None:
+    task = Task.from_row(row())
+    assert task.input == [user_message("hi")]
+    assert task.tools is None
+    declared = {"type": "function", "name": "f", "parameters": {}}
+    params = {"input": [{"role": "user", "content": "hi"}], "tools": [declared]}
+    assert Task.from_row({"responses_create_params": params}).tools == [declared]
+    assert Task.from_row({"responses_create_params": {"input": "hi", "tools": []}}).tools == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "field", "problem"),
+    [
+        ({}, "responses_create_params", "missing"),
+        (row(), "a", "missing"),
+        (row(a="one"), "a", "'one'"),
+        (row(a=1, b=[]), "b", "valid integer"),
+        ({"responses_create_params": 5, "a": 1}, "responses_create_params", "dictionary"),
+        ({"responses_create_params": {}, "a": 1}, "responses_create_params.input", "no input"),
+        (
+            {"responses_create_params": {"input": []}, "a": 1},
+            "responses_create_params.input",
+            "at least one",
+        ),
+        (
+            {"responses_create_params": {"input": [{"role": "user"}]}, "a": 1},
+            "responses_create_params.input[0].content",
+            "absent",
+        ),
+        (
+            {"responses_create_params": {"input": "x", "tools": {"f": 1}}, "a": 1},
+            "responses_create_params.tools",
+            "must be a list",
+        ),
+        (
+            {"responses_create_params": {"input": "x", "tools": [{"name": "f"}]}, "a": 1},
+            "responses_create_params.tools[0]",
+            "needs a name and parameters",
+        ),
+    ],
+)
+def test_a_bad_row_is_refused_by_file_line_and_field(
+    bad: dict[str, Any], field: str, problem: str
+) -> None:
+    with pytest.raises(InvalidRow) as caught:
+        SumTask.from_row(bad, source="rows.jsonl", line=7)
+    assert caught.value.field == field
+    assert problem in caught.value.problem
+    assert str(caught.value).startswith("rows.jsonl:7: ")
+    assert "Fix: " in str(caught.value)
+
+
+def test_all_problems_of_a_row_are_counted() -> None:
+    with pytest.raises(InvalidRow, match=r"1 more problems in this row"):
+        SumTask.from_row({"a": "one"})
+
+
+def test_a_row_that_is_no_object_is_refused() -> None:
+    with pytest.raises(InvalidRow):
+        SumTask.from_row([1, 2])  # type: ignore[arg-type]
+
+
+def test_rows_are_read_with_their_line_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n\n  \n{"a": "é"}', encoding="utf-8")
+    assert list(read_rows(path)) == [(1, {"a": 1}), (4, {"a": "é"})]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"), [("{", "not valid JSON"), ("[1]", "not list"), ("5", "not int")]
+)
+def test_a_line_that_is_no_object_is_refused(tmp_path: Path, line: str, problem: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n' + line)
+    with pytest.raises(InvalidRow, match=problem) as caught:
+        list(read_rows(path))
+    assert caught.value.source == str(path)
+    assert caught.value.line == 2
