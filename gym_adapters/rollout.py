@@ -163,7 +163,7 @@ class Rollout:
                 output=input_items(data["response"]["output"]),
                 tools=data["responses_create_params"].get("tools", []),
                 outcome=_outcome_from(own["outcome"], data["reward"]),
-                segments=[Segment.from_json(segment) for segment in own["segments"]],
+                segments=tuple(Segment.from_json(segment) for segment in own["segments"]),
                 timings=Timings(**own["timings"]),
                 usage=TokenUsage(**own["usage"]),
                 provenance=Provenance(**own["provenance"]),

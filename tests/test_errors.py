@@ -55,9 +55,11 @@ def test_a_rollout_error_keeps_the_boundary_it_names() -> None:
 
 
 def test_a_timeout_is_a_rollout_timeout() -> None:
-    with pytest.raises(RolloutTimeout, match="start of x: timed out"):
-        with boundary(Boundary.ENVIRONMENT, "start of x"):
-            raise TimeoutError
+    with (
+        pytest.raises(RolloutTimeout, match="start of x: timed out"),
+        boundary(Boundary.ENVIRONMENT, "start of x"),
+    ):
+        raise TimeoutError
 
 
 @pytest.mark.parametrize("error", [UsageError("change it"), asyncio.CancelledError()])

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import jsonschema_rs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import BaseModel
 
 from gym_adapters.errors import InvalidEnvironment, SandboxError, ToolError
@@ -242,7 +241,7 @@ async def test_a_blocking_tool_runs_in_a_thread_and_a_plain_one_does_not() -> No
 def undocumented(a: int) -> None: ...
 
 
-def unhinted(a) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def unhinted(a) -> None:  # type: ignore[no-untyped-def]
     """Fail."""
 
 

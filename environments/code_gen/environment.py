@@ -75,7 +75,7 @@ class CodeGen(Environment[CodeGenTask]):
 
     The program is what stands between the last two lines with a code fence. The reward is 1 if it
     passes every case, else 0. Cases run one after the other until one fails, each in a process of
-    its own.
+    its own. An attempt that was cut short scores 0.
     """
 
     name = "code_gen"
@@ -96,6 +96,8 @@ class CodeGen(Environment[CodeGenTask]):
         """Run the test cases."""
         if not isinstance(self.resources, ProcessSandbox):
             raise SandboxError("code_gen needs its resources: open them with open_resources()")
+        if transcript.truncated:
+            return Reward(0.0, info={"reason": "cut short"})
         text = transcript.final_text
         program = last_code_block(text)
         if program is None or not program.strip():

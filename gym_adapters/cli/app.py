@@ -8,6 +8,7 @@ import typer
 
 from gym_adapters.cli.collect import collect_command
 from gym_adapters.cli.envs import envs_command
+from gym_adapters.cli.quickstart import quickstart_command
 from gym_adapters.cli.validate import validate_command
 
 __all__ = ["app"]
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command("collect")(collect_command)
 app.command("envs")(envs_command)
 app.command("validate")(validate_command)
+app.command("quickstart")(quickstart_command)
 
 
 def _version(asked: bool) -> None:
@@ -42,6 +44,8 @@ def about(
     """Write an RL environment for language models once; collect on it, train on it anywhere.
 
     First steps:
+
+      [bold]gym-adapters quickstart[/]                                  watch a small policy learn
 
       [bold]gym-adapters envs[/]                                        what environments there are
 

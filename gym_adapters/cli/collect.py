@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -240,6 +241,8 @@ def run_and_show(settings: RunSettings, *, total: int, as_json: bool) -> None:
     from gym_adapters.cli.signals import Stopped, run_until_signal
     from gym_adapters.rollouts.run import run
 
+    # Bars of libraries would cross ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         with run_progress(total) as progress:
             metrics = run_until_signal(run(settings, progress))

@@ -11,7 +11,7 @@ from gym_adapters.extras import require
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["app_or_missing_extra", "tell"]
+__all__ = ["app_or_missing_extra", "quiet_libraries", "tell"]
 
 
 def app_or_missing_extra() -> typer.Typer:
@@ -32,3 +32,14 @@ def tell(error: BaseException) -> None:
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     red, plain = ("\033[31m", "\033[0m") if colour else ("", "")
     print(f"{red}error: {error}{plain}", file=sys.stderr)
+
+
+def quiet_libraries() -> None:
+    """Keep the progress bars and notices of libraries from crossing ours; before importing them."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    require("transformers", "trl", "training with TRL")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -151,8 +151,8 @@ class DecodeWorker:
             gone = self._batch.drop(lambda row: self._running[row].cancelled)
             gone += self._batch.join([request.row for request in joining])
             gone += self._batch.step()
-        except Exception as cause:
-            # Whatever went wrong, the batch can't be continued; the next one starts afresh.
+        except Exception as cause:  # noqa: BLE001 - whatever it was, the waiting calls must hear
+            # The batch can't be continued; the next one starts afresh.
             self._batch.clear()
             gone, error = list(self._running), _model_error(cause)
         self._settle(gone, error)

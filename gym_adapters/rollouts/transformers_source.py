@@ -70,8 +70,13 @@ class TransformersSource(SourceBase):
 
         from gym_adapters.generation.transformers_generator import TransformersGenerator
 
-        generator = TransformersGenerator.from_pretrained(path, seed=self._seed)
-        return generator, AutoTokenizer.from_pretrained(path, local_files_only=True)
+        try:
+            generator = TransformersGenerator.from_pretrained(path, seed=self._seed)
+            return generator, AutoTokenizer.from_pretrained(path, local_files_only=True)
+        except ValueError as error:
+            raise InvalidConfig(
+                f"there is no model at {path!r} that transformers can load: {error}"
+            ) from error
 
 
 def _chat_model(generator: Any, tokenizer: Any, name: str) -> ChatModel:

@@ -74,13 +74,7 @@ class ForkClient:
     async def close(self) -> None:
         """End the server, and every job with it."""
         self._lost("the sandbox was closed")
-        if self._process is not None:
-            process, self._process = self._process, None
-            try:
-                await asyncio.to_thread(process.wait, 5.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                await asyncio.to_thread(process.wait)
+        await self._reap()
 
     async def run(self, spec: Mapping[str, Any], stdin: str, limits: SandboxLimits) -> Execution:
         """Run the job `spec` (see ``fork_server.py``).
@@ -110,7 +104,19 @@ class ForkClient:
                 self._waiting.pop(number, None)
             return _execution(said, files, limits)
 
+    async def _reap(self) -> None:
+        """Wait for a server that was told to end, or has ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            await asyncio.to_thread(process.wait, 5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+
     async def _start(self) -> dict[str, Any]:
+        await self._reap()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:

@@ -245,9 +245,9 @@ def _run_program(spec: dict[str, Any], names: dict[str, Any]) -> NoReturn:
 
 def _open_streams() -> None:
     streams: dict[str, Any] = {
-        "stdin": open(0, encoding="utf-8", errors="surrogateescape"),
-        "stdout": open(1, "w", encoding="utf-8", errors="surrogateescape"),
-        "stderr": open(2, "w", encoding="utf-8", errors="backslashreplace"),
+        "stdin": open(0, encoding="utf-8", errors="surrogateescape"),  # noqa: SIM115
+        "stdout": open(1, "w", encoding="utf-8", errors="surrogateescape"),  # noqa: SIM115
+        "stderr": open(2, "w", encoding="utf-8", errors="backslashreplace"),  # noqa: SIM115
     }
     for name, stream in streams.items():
         setattr(sys, name, stream)

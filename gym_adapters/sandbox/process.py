@@ -27,7 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gym_adapters.errors import Unsupported
+from gym_adapters.errors import SandboxError, Unsupported
 from gym_adapters.sandbox import confinement
 from gym_adapters.sandbox.fork_client import ForkClient
 from gym_adapters.sandbox.protocol import Execution, Guarantees, SandboxLimits
@@ -112,7 +112,10 @@ class ProcessSandbox:
     ) -> Execution:
         """Run `command` in `folder`; see `Sandbox.run`. As root it runs as the folder's owner."""
         bounds = limits if limits is not None else self._limits
-        owner = os.stat(folder).st_uid if os.geteuid() == 0 else None
+        try:
+            owner = os.stat(folder).st_uid if os.geteuid() == 0 else None
+        except OSError as error:
+            raise SandboxError(f"the folder of a command: {error}") from error
         spec = {
             **self._spec(folder, bounds, owner or sandbox_user(), writable=[str(folder)]),
             "command": list(command),

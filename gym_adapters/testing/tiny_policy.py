@@ -37,7 +37,7 @@ Progress = Callable[[int, int, float], None]
 """Told the step done, the number of steps and the loss, in nats per assistant token."""
 
 # Part of the cache key: raise it when the same arguments come to make another model.
-RECIPE = 2
+RECIPE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +53,28 @@ class WarmUp:
     """Supervised training before reinforcement learning.
 
     First the model learns the format and to copy: in each batch the digits 1 to 9 are relabelled at
-    random, alike in question, call, result and answer. Then it unlearns: every number that the
-    assistant writes is replaced by a random one with probability `mistakes`, which leaves the model
-    sure of the format and unsure of the numbers.
+    random, alike in question, call, result and answer. Then it learns to miscount: each number that
+    the assistant writes is, with probability `mistakes`, given with every digit one too high. That
+    leaves a model that is sure of the format and more often wrong than right, also when it is
+    greedy. With three numbers to get right, as in one call of a calculator and its answer, it
+    passes about one time in ten.
 
     Attributes:
-        conversations: Gold conversations; a hundred or so different ones.
-        mistakes: Probability that a number the assistant writes is replaced, in [0, 1].
+        conversations: Gold conversations; fifty or so different ones.
+        mistakes: Probability that a number the assistant writes is wrong, in [0, 1]. Above a half
+            the greedy answer is wrong too.
         copy_steps: Steps of the first part.
         mistake_steps: Steps of the second part.
         batch_size: Conversations a step.
-        learning_rate: Peak learning rate of AdamW; linear warm-up, then cosine to a tenth.
+        learning_rate: Peak learning rate of AdamW; it rises over 20 steps, then falls to a tenth.
     """
 
     conversations: Sequence[Conversation]
-    mistakes: float = 0.35
-    copy_steps: int = 300
-    mistake_steps: int = 60
-    batch_size: int = 32
-    learning_rate: float = 3e-3
+    mistakes: float = 0.52
+    copy_steps: int = 200
+    mistake_steps: int = 150
+    batch_size: int = 12
+    learning_rate: float = 4e-3
 
     def __post_init__(self) -> None:
         if not self.conversations:
@@ -250,4 +253,4 @@ def _random_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast) -> Qwen2F
         dtype="float32",
     )
     config._attn_implementation = "eager"
-    return Qwen2ForCausalLM(config)  # type: ignore[no-untyped-call]
+    return Qwen2ForCausalLM(config)

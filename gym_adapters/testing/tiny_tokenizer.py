@@ -132,7 +132,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         MissingExtra: Without transformers.
     """
     try:
-        from tokenizers import (  # type: ignore[import-untyped]
+        from tokenizers import (
             AddedToken,
             Tokenizer,
             decoders,
@@ -152,7 +152,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         [AddedToken(token, normalized=False) for token in (PAD, TURN_START, TURN_END)]
     )
     backend.add_tokens([AddedToken(token, normalized=False, special=False) for token in MARKERS])
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=TURN_END,
         pad_token=PAD,

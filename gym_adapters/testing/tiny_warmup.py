@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["warm_up"]
 
-
-RIPENING = 2.0
+# Mistakes reach their full rate after this part of their steps.
+RIPENING = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +68,12 @@ def warm_up(
     for step in range(total):
         batch = transcripts.rows(torch.randint(len(transcripts.ids), (warmup.batch_size,)))
         ids = _relabelled(batch, digits, len(tokenizer))
-        # Mistakes come in gradually: all at once they shake the format too.
-        ripe = RIPENING * (step - warmup.copy_steps + 1) / max(1, warmup.mistake_steps)
-        ripe = min(1.0, max(0.0, ripe))
-        if ripe > 0:
-            ids = _with_mistakes(ids, batch.assistant, digits, ripe * warmup.mistakes)
-        loss = _loss(model, ids, batch, digits if not ripe else digits[:0])
+        ripe = _ripeness(step, warmup)
+        ids = _with_mistakes(ids, batch.assistant, digits, ripe * warmup.mistakes)
+        # Numbers that are wrong at random must not be pressed upon it.
+        loss = _loss(model, ids, batch, digits[:0] if ripe else digits)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -146,6 +144,12 @@ def _loss(model: Qwen2ForCausalLM, ids: Tensor, batch: Transcripts, digits: Tens
     losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     numbers = losses[torch.isin(targets, digits)]
     return losses.mean() + (numbers.mean() if len(numbers) else 0.0)
+
+
+def _ripeness(step: int, warmup: WarmUp) -> float:
+    """How much of the mistakes there is: all at once they would shake the format too."""
+    done = (step - warmup.copy_steps + 1) / (RIPENING * max(1, warmup.mistake_steps))
+    return min(1.0, max(0.0, done))
 
 
 def _rate(step: int, total: int) -> float:

@@ -115,6 +115,14 @@ class ChatTemplate:
             raise LedgerError(f"The chat template rendered {type(text).__name__}, not text.")
         return text
 
+    def shows_system(self) -> bool:
+        """Whether the text of a system message is shown, or else refused: not dropped in silence."""
+        try:
+            text = self.render([message("system", "gymprobe"), user_message("ask")])
+        except TemplateRefuses:
+            return True
+        return "gymprobe" in text
+
     def _probe_dialect(self) -> MessageDialect:
         """The plainest dialect in which the template shows all of a conversation."""
         if "gymprobe" not in self._renders([user_message("gymprobe")]):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from gym_adapters.errors import LedgerError, MissingExtra, UsageError
@@ -81,6 +81,10 @@ class ControlText:
     def first_control(self, text: str, start: int = 0) -> re.Match[str] | None:
         """The first genuine control token in a rendered `text`, from `start` on."""
         return self._pattern.search(text, start)
+
+    def matches(self, text: str) -> Iterator[re.Match[str]]:
+        """The genuine control tokens in a rendered `text`, one by one."""
+        return self._pattern.finditer(text)
 
     def controls(self, text: str) -> list[re.Match[str]]:
         """All genuine control tokens in a rendered `text`."""

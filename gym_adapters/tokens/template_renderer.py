@@ -17,6 +17,8 @@ from gym_adapters.tokens.turn_boundary import Delta, Shape, TurnBoundary
 
 __all__ = ["TemplateRefuses", "TemplateRenderer", "TemplateRewritesHistory"]
 
+_SYSTEM_ROLES = ("system", "developer")
+
 
 class TemplateRenderer:
     """A `ChatRenderer` for any fast tokenizer with a chat template.
@@ -50,6 +52,7 @@ class TemplateRenderer:
             allow_in_text=allow_in_text,
         )
         self._boundary = TurnBoundary(self._template)
+        self._shows_system = self._template.shows_system()
         self._hash = self._template.hash
         self._stop_token_ids = self._find_stop_token_ids()
 
@@ -68,8 +71,14 @@ class TemplateRenderer:
 
         Raises:
             TemplateRefuses: If the template can't express the conversation.
-            Unsupported: If the template leaves `tools` out, or an item holds more than text.
+            Unsupported: If the template leaves `tools` or system messages out, or an item holds
+                more than text.
         """
+        if not self._shows_system and any(item.get("role") in _SYSTEM_ROLES for item in items):
+            raise Unsupported(
+                "The chat template leaves out system messages. Put the text in the user's message, "
+                "or use a template that supports them: pass chat_template=."
+            )
         text = self._template.render(items, tools)
         for tool in tools:
             if self._template.control.escape(tool["name"]) not in text:

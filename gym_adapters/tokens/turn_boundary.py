@@ -13,6 +13,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from gym_adapters.errors import LedgerError, Unsupported
@@ -114,12 +115,14 @@ class TurnBoundary:
             TemplateRefuses: If the template can't express the conversation.
             Unsupported: If the template leaves new items out.
         """
-        head, turn = split_last_turn(history)
+        start = start_of_last_turn(history)
+        turn = history[start:]
         calls = [item for item in turn if item["type"] == "function_call"]
         proof, calls = self._proof_for(calls, tuple(kind_of(item) for item in new_items))
         if proof.covers(history):
             after = self._after_marker([user_message("probe")], calls, new_items, ())
             return self._cut(after, proof.closing)
+        head = history[:start]
         self._check_kept(head, turn, new_items, tools)
         after = self._after_marker(head, calls, new_items, tools)
         return self._cut(after, self._closing(head, calls, new_items, tools))
@@ -243,9 +246,15 @@ class TurnBoundary:
         ]
 
     def _cut(self, after: str, closing: Closing) -> Delta:
-        if not after.startswith(closing.own):
+        if after.startswith(closing.own):
+            return Delta(after[len(closing.own) :], closing.ends)
+        # A call's id or name may stand behind its arguments. Control tokens still come in order.
+        control = self._template.control
+        inner = len(control.controls(closing.own))
+        end = next(islice(control.matches(after), inner, None), None)
+        if end is None or end[0] not in closing.ends:
             raise LedgerError("The chat template ends this turn in a way it was not seen to end.")
-        return Delta(after[len(closing.own) :], closing.ends)
+        return Delta(after[end.start() :], closing.ends)
 
     def _closing(
         self,
@@ -309,12 +318,12 @@ def _shared_length(one: str, other: str) -> int:
     return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def split_last_turn(history: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """`history` without its trailing assistant items, and those. Linear in the latter only."""
+def start_of_last_turn(history: Sequence[Item]) -> int:
+    """Where the trailing assistant items of `history` start. Linear in those alone."""
     start = len(history)
     while start and is_assistant(history[start - 1]):
         start -= 1
-    return list(history[:start]), list(history[start:])
+    return start
 
 
 def calls_of(turn: Sequence[Item]) -> list[FunctionCall]:

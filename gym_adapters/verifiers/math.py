@@ -33,13 +33,16 @@ Method = Literal["exact", "symbolic"]
 WINDOW = 4096
 LONGEST_EXPRESSION = 1024
 
+# Answers of one group are often the same.
+_MOST_KNOWN = 4096
+# sympy's caches grow with use.
+_MOST_JOBS = 5000
+
 _WORKER = Path(__file__).with_name("math_worker.py")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _SAME_COMMANDS = (
     (r"\dfrac", r"\frac"),
     (r"\tfrac", r"\frac"),
-    (r"\left", ""),
-    (r"\right", ""),
     (r"\,", " "),
     (r"\;", " "),
     (r"\:", " "),
@@ -50,13 +53,15 @@ _SAME_COMMANDS = (
 )
 # Space means something only between two letters or digits.
 _IDLE_SPACE = re.compile(r"(?<![0-9A-Za-z])\s++|\s++(?![0-9A-Za-z])")
+_SIZE = re.compile(r"\\(?:left|right)(?![A-Za-z])")
 _SPACE = re.compile(r"\s++")
+_READABLE = re.compile(r"[\d$\\]")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}\\]*+)\}")
+_SHORT_FRACTION = re.compile(r"\\frac ?([0-9]) ?([0-9])")
 _GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})++(?:\.[0-9]++)?")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)")
 _FRACTION = re.compile(r"([-+]?)\\frac\{([-+]?[0-9]++)\}\{([-+]?[0-9]++)\}")
 _SLASHED = re.compile(r"([-+]?[0-9]++)/([0-9]++)")
-_BRACKETS = {"(": ")", "[": "]", r"\{": r"\}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +85,10 @@ def undelimited(expression: str) -> str:
     r"""`expression` without ``\(...\)``, ``$...$`` or a ``\boxed{...}`` around the whole of it."""
     text = expression.strip()
     for opening, closing in _DELIMITERS:
-        if len(text) > len(opening) + len(closing) - 1 and text.startswith(opening):
-            if text.endswith(closing) and opening not in (
-                inner := text[len(opening) : -len(closing)]
-            ):
-                return undelimited(inner)
+        wrapped = len(text) >= len(opening) + len(closing) and text.startswith(opening)
+        inner = text[len(opening) : -len(closing)]
+        if wrapped and text.endswith(closing) and opening not in inner:
+            return undelimited(inner)
     contents = boxed(text)
     if len(contents) == 1 and text.startswith(r"\boxed") and text.endswith(f"{{{contents[0]}}}"):
         return contents[0].strip()
@@ -129,7 +133,8 @@ def _normal(expression: str) -> str:
     text = undelimited(expression[:WINDOW])
     for written, plain in _SAME_COMMANDS:
         text = text.replace(written, plain)
-    text = _TEXT.sub(r"\1", text)
+    text = _SIZE.sub("", text)
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", _TEXT.sub(r"\1", text))
     text = _SPACE.sub(" ", _IDLE_SPACE.sub("", text))
     return text.rstrip(".").strip()
 
@@ -176,17 +181,17 @@ def _number(text: str) -> Fraction | None:
 
 
 def _parts(text: str) -> Sequence[str] | None:
-    """The parts of a tuple, interval or set of plain numbers and names."""
-    for opening in _BRACKETS:
-        if text.startswith(opening) and text.endswith((")", "]") if opening != r"\{" else r"\}"):
-            inner = text[len(opening) : -1 if opening != r"\{" else -2]
-            if any(bracket in inner for bracket in "()[]{}"):
-                inner = _FRACTION.sub("", inner)
-                if any(bracket in inner for bracket in "()[]{}"):
-                    return None
-            body = text[len(opening) : -1 if opening != r"\{" else -2]
-            return [part.strip() for part in body.split(",")]
-    return None
+    """The parts of a tuple, interval or set that holds no brackets but those of fractions."""
+    if text.startswith(r"\{") and text.endswith(r"\}"):
+        body = text[2:-2]
+    elif text.startswith(("(", "[")) and text.endswith((")", "]")):
+        body = text[1:-1]
+    else:
+        return None
+    plain = _FRACTION.sub("", body)
+    if any(bracket in plain for bracket in "()[]{}"):
+        return None
+    return [part.strip() for part in body.split(",")]
 
 
 class _Died(Exception):
@@ -279,6 +284,11 @@ class MathPool:
     ) -> None:
         await self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     async def close(self) -> None:
         """Stop all processes."""
         self._closed = True
@@ -298,7 +308,8 @@ class MathPool:
         if decided is not None:
             return MathVerdict(decided, "exact", _shown(answer))
         key = (undelimited(expected), answer_window(answer))
-        if not key[0] or not key[1].strip() or len(key[0]) > LONGEST_EXPRESSION:
+        # math-verify reads numbers, and what stands in a box or between delimiters: nothing else.
+        if not key[0] or len(key[0]) > LONGEST_EXPRESSION or not _READABLE.search(key[1]):
             return MathVerdict(False, "exact")
         known = self._known.get(key)
         if known is None:
@@ -311,34 +322,36 @@ class MathPool:
     async def _symbolic(self, expected: str, answer: str) -> MathVerdict:
         request = {"expected": expected, "answer": answer, "cpu_limit": self._cpu_limit}
         async with self._free:
-            if self._closed:
-                raise VerifierError("the pool of math processes is closed")
+            self._check_open()
             worker = self._idle.pop() if self._idle else await _Worker.start()
-            reply: dict[str, Any] | None = None
             try:
-                async with asyncio.timeout(self._wall_limit):
-                    reply = await worker.ask(request)
-            except TimeoutError as error:
-                raise VerifierError(
-                    f"math-verify gave no verdict in {self._wall_limit} s"
-                ) from error
-            except _Died as error:
-                if error.signal_number != signal.SIGPROF:
-                    raise VerifierError(f"a math process died ({error})") from error
-            finally:
-                if reply is None or self._closed or worker.jobs >= _MOST_JOBS:
-                    await asyncio.shield(worker.stop())
-                else:
-                    self._idle.append(worker)
+                reply = await self._reply(worker, request)
+            except BaseException:
+                await asyncio.shield(worker.stop())
+                raise
+            if reply is None or self.closed or worker.jobs >= _MOST_JOBS:
+                await worker.stop()
+            else:
+                self._idle.append(worker)
         if reply is None:
             return MathVerdict(False, "symbolic", fault="too_costly")
         return MathVerdict(reply["equal"], "symbolic", reply["extracted"], reply["fault"])
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise VerifierError("the pool of math processes is closed")
 
-# Answers of one group are often the same.
-_MOST_KNOWN = 4096
-# sympy's caches grow with use.
-_MOST_JOBS = 5000
+    async def _reply(self, worker: _Worker, request: dict[str, Any]) -> dict[str, Any] | None:
+        """What `worker` says; ``None`` if the CPU time ran out, and with it the worker."""
+        try:
+            async with asyncio.timeout(self._wall_limit):
+                return await worker.ask(request)
+        except TimeoutError as error:
+            raise VerifierError(f"math-verify gave no verdict in {self._wall_limit} s") from error
+        except _Died as error:
+            if error.signal_number == signal.SIGPROF:
+                return None
+            raise VerifierError(f"a math process died ({error})") from error
 
 
 def _shown(answer: str) -> str:

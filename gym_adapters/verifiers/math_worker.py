@@ -1,8 +1,8 @@
 """The process that compares mathematical expressions; run by `gym_adapters.verifiers.math`.
 
 It reads one JSON object a line, ``{"expected", "answer", "cpu_limit"}``, and writes one,
-``{"equal", "extracted", "fault"}``. It knows nothing of the rest of the library. An answer that uses
-up its seconds of CPU time kills the process, by a timer that no Python code can hold up: SIGPROF.
+``{"equal", "extracted", "fault"}``. It knows nothing of the rest of the library. An answer that
+uses up its seconds of CPU time kills the process, by a timer that no Python code can hold up.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ class Replay:
 
     Attributes:
         overrides: ``key=value`` overrides of its config.
-        resources: Gives the resources for one record, instead of `open_resources`: a judge that says
-            what the recorded judge said, for example.
+        resources: Gives the resources for one record, instead of `open_resources`: for example a
+            judge that says what the recorded judge said.
         fields: What a task needs beside its prompt where the task of a record was not published.
     """
 

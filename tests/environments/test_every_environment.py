@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import jsonschema_rs
 import orjson
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from gym_adapters import (
     Environment,
@@ -142,17 +141,13 @@ async def play(
             if step.done:
                 break
             last = number == len(turns) - 1
-            step = await episode.advance(
-                turn, finish_reason=last_finish_reason if last else "stop"
-            )
+            step = await episode.advance(turn, finish_reason=last_finish_reason if last else "stop")
         if not step.done:
             await episode.truncate(StopReason.MAX_TURNS)
     return episode
 
 
-async def say(
-    environment: type[Environment[Any]], task: Task, text: str, setup: Setup
-) -> Episode:
+async def say(environment: type[Environment[Any]], task: Task, text: str, setup: Setup) -> Episode:
     """A finished episode in which the assistant says nothing but `text`, turn after turn."""
     return await play(environment, task, [[assistant_message(text)]] * 50, setup)
 
@@ -316,9 +311,7 @@ async def test_a_cut_answer_does_not_score_the_most_where_the_text_is_judged(nam
     async with opened(entry) as setup:
         for task in examples(entry):
             turns = gold_turns(entry, task)
-            episode = await play(
-                entry.environment, task, turns, setup, last_finish_reason="length"
-            )
+            episode = await play(entry.environment, task, turns, setup, last_finish_reason="length")
             assert episode.outcome is not None
             assert episode.outcome.status is OutcomeStatus.TRUNCATED
             assert reward_of(episode).value < highest(entry)
@@ -400,7 +393,9 @@ async def test_nasty_text_never_fails_an_episode(name: str) -> None:
             for text in NASTY:
                 assert in_range(
                     entry,
-                    reward_of(await play(entry.environment, task, [[assistant_message(text)]], setup)),
+                    reward_of(
+                        await play(entry.environment, task, [[assistant_message(text)]], setup)
+                    ),
                 )
 
 

@@ -7,8 +7,7 @@ from io import FileIO
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from gym_adapters.rollouts.append_file import AppendFile, cut_torn_line
 

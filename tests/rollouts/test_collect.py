@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, ClassVar
 
@@ -139,6 +139,14 @@ async def collected(*arguments: Any, **options: Any) -> list[Rollout]:
     return [rollout async for rollout in collect(*arguments, **options)]
 
 
+async def until(happened: Callable[[], bool]) -> None:
+    for _ in range(100_000):
+        if happened():
+            return
+        await asyncio.sleep(0)
+    pytest.fail("it never happened")
+
+
 def keys(rollouts: Sequence[Rollout]) -> Counter[tuple[str, int]]:
     return Counter((rollout.task_id, rollout.rollout_index) for rollout in rollouts)
 
@@ -200,7 +208,7 @@ async def test_a_slow_consumer_holds_the_episodes_back() -> None:
         await anext(rollouts)
         for _ in range(200):
             await asyncio.sleep(0)
-        # The one taken, 3 finished ones that wait, and 3 that hold their slots until those are taken.
+        # The one taken, 3 that wait to be taken, and 3 that hold their slots until then.
         assert Opened.ever <= 1 + 3 + 3
 
 
@@ -216,8 +224,7 @@ async def test_an_async_stream_of_tasks_works() -> None:
 async def test_cancelling_closes_every_episode() -> None:
     model = ScriptedChatModel(["x"], delay=60.0)
     work = asyncio.create_task(collected(SayNumber, tasks(50), model, concurrency=50))
-    while model.peak_concurrency < 50:
-        await asyncio.sleep(0)
+    await until(lambda: model.peak_concurrency == 50)
     assert Opened.now == 50
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -345,9 +352,13 @@ async def test_an_invalid_row_ends_the_run_after_what_was_running() -> None:
 
     model = ScriptedChatModel(["x"], delay=0.01)
     got: list[Rollout] = []
-    with pytest.raises(InvalidRow, match="row 4: it is bad"):
+
+    async def gather() -> None:
         async for rollout in collect(SayNumber, rows(), model):
-            got.append(rollout)
+            got.append(rollout)  # noqa: PERF401 - what came before the error counts
+
+    with pytest.raises(InvalidRow, match="row 4: it is bad"):
+        await gather()
     assert len(got) == 3
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from gym_adapters import Boundary, ModelError, Outcome, Reward, Rollout, SandboxError, StopReason
 from gym_adapters.items import function_call, function_call_output

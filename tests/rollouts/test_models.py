@@ -67,7 +67,7 @@ async def test_one_model_serves_all_rollouts() -> None:
 
 async def test_a_model_that_is_not_here_is_a_clear_error(tmp_path: object) -> None:
     pytest.importorskip("transformers", reason="needs the extra tokens")
-    with pytest.raises(InvalidConfig, match="no model at"):
+    with pytest.raises(InvalidConfig, match="there is no model at"):
         async with model_source(f"transformers:{tmp_path}"):
             pass
 

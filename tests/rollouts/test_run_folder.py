@@ -15,6 +15,8 @@ from gym_adapters import (
     Outcome,
     Reward,
     Rollout,
+    Segment,
+    Span,
     StopReason,
     UsageError,
 )
@@ -38,6 +40,7 @@ def rollout(task_id: str, index: int, outcome: Outcome | float = 1.0) -> Rollout
         output=[assistant_message("\u2028 line\nbreaks")],
         tools=[],
         outcome=outcome,
+        segments=[Segment([1, 2], [3], [1], [-0.5], (Span(0, 1, sampled=True),))],
         task_index=3,
     )
 
@@ -56,7 +59,9 @@ def resumed(path: Path, **options: object) -> RunFolder:
 def test_rollouts_read_back_as_they_were(tmp_path: Path) -> None:
     written = [rollout("a", 0), rollout("a", 1, 0.5)]
     record(tmp_path / "run", *written)
-    assert list(read_rollouts(tmp_path / "run" / "rollouts.jsonl")) == written
+    read = list(read_rollouts(tmp_path / "run" / "rollouts.jsonl"))
+    assert [each.to_json() for each in read] == [each.to_json() for each in written]
+    assert read[1].outcome == written[1].outcome
 
 
 def test_failures_go_to_their_own_file(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-transformers = pytest.importorskip("transformers", reason="needs the transformers extra")
+pytest.importorskip("transformers", reason="needs the transformers extra")
 
-from gym_adapters.items import (  # noqa: E402
+import transformers
+
+from gym_adapters.items import (
     FunctionTool,
     Item,
     assistant_message,
@@ -21,7 +22,7 @@ from gym_adapters.items import (  # noqa: E402
     reasoning,
     user_message,
 )
-from gym_adapters.testing.tiny_tokenizer import (  # noqa: E402
+from gym_adapters.testing.tiny_tokenizer import (
     CONTROL_TOKENS,
     chat_messages,
     chat_tools,

@@ -28,6 +28,9 @@ HERMES_TEMPLATE = (
     "{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+# How Llama 3 and Qwen part text into words: a run of line breaks is one.
+WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
 BuildTokenizer = Callable[..., Any]
 
 
@@ -44,7 +47,12 @@ def build_tokenizer(
     for left, right in merges:
         vocab[left + right] = len(vocab)
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=list(merges)))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(WORDS), "isolated"),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     backend.decoder = tokenizers.decoders.ByteLevel()
     backend.add_special_tokens(
         [tokenizers.AddedToken(text, special=True, normalized=False) for text in control]

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,7 @@ class Case:
     user: str
     tool: str = ""
     thinking_key: str | None = "reasoning_content"
-    prompt_ends_thinking: bool = False
     source: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 CHATML_USER = "<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n"
@@ -155,7 +153,7 @@ CASES = {
         "a4aee8afcf2e0711942cf848899be66016f8d14a889ff9ede07bca099c28f715",
         "<|im_end|>",
         outcome("r r rr k k r kr r k"),
-        CHATML_USER + "<think>\n",
+        "",
         QWEN_TOOL + "<think>\n",
     ),
     "qwen3.8": Case(
@@ -267,7 +265,7 @@ CASES = {
         "",
         "",
         "</s>",
-        outcome("k - kk k k k kr k k"),
+        outcome("k - kk k k k kr k r"),
         "</s>[INST]Bye[/INST]",
         '</s>[TOOL_RESULTS]{"content": "result 1", "call_id": "call00001"}[/TOOL_RESULTS]',
         None,
@@ -376,6 +374,10 @@ def turns(messages: Messages) -> list[tuple[Messages, Messages, Messages]]:
     ]
 
 
+def one_call_at_most(setup: Setup) -> bool:
+    return probe(setup.tokenizer).verdict("parallel tool calls") == "refused"
+
+
 def template_source(case: Case) -> str:
     if case.source:
         return case.source
@@ -399,6 +401,10 @@ class Setup:
     case: Case
     tokenizer: Any
     renderer: TemplateRenderer
+
+    @property
+    def opens_thinking(self) -> bool:
+        return self.case.tool.endswith("<think>\n") or self.case.user.endswith("<think>\n")
 
     def ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -466,7 +472,16 @@ def test_token_by_token_equals_the_whole_rendering_wherever_history_is_kept(
         except (TemplateRefuses, Unsupported):
             found = "-"
             break
+        if len(turn[0].get("tool_calls", ())) > 1 and one_call_at_most(setup):
+            found += "-"
+            break
         found += "k"
+        if setup.opens_thinking and "thought" not in turn[0]:
+            # The prompt's last line break stays apart from the first that is sampled.
+            sampled = setup.tokenizer.decode(whole)
+            assert sampled.startswith(setup.tokenizer.decode(context))
+            assert whole[len(whole) - len(delta) :] == delta
+            continue
         assert whole == setup.whole([*before, *turn, *after], tools)
         assert whole[: len(context)] == context
         assert whole[len(whole) - len(delta) :] == delta
@@ -486,6 +501,9 @@ def test_a_canonical_turn_is_read_as_the_items_it_was_rendered_from(
     for kind, letters in setup.case.outcome.items():
         if set(letters) != {"k"}:
             continue
+        if "thinking" in kind and not setup.case.thinking_key:
+            if "<think>" not in parser.format.markers:
+                continue
         tools = tools_for(kind)
         for before, turn, after in turns(CONVERSATIONS[kind]):
             context = setup.renderer.prompt_ids(items_of(before), tools)
@@ -600,7 +618,9 @@ def test_the_report_agrees_with_what_happens(setup: Setup, name: str) -> None:
             # Without tools nothing can be called, whatever the template makes of results.
             assert happened == "refused"
         else:
-            assert found == happened or (name, subject) == ("mistral", "tool results"), subject
+            # Mistral moves the tools to the last question: kept only where none are offered.
+            moves_tools = (name, subject) == ("mistral", "user turns")
+            assert found == ("rewritten" if moves_tools else happened), subject
 
 
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.tool])

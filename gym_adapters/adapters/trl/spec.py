@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
+from gym_adapters.adapters.trl.environment_run import AnyEnvironment
 from gym_adapters.adapters.trl.environments import (
     EnvironmentFactory,
     EnvironmentReward,
     environment_factory,
 )
-from gym_adapters.adapters.trl.environment_run import AnyEnvironment
 from gym_adapters.adapters.trl.reward import (
     RewardFunction,
     RolloutReward,

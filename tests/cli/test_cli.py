@@ -1,0 +1,317 @@
+"""The command line, run as users run it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import orjson
+import pytest
+
+pytest.importorskip("typer", reason="needs the extra cli")
+
+ENVIRONMENT = '''
+"""Words."""
+
+from __future__ import annotations
+
+from gym_adapters import Environment, EnvironmentConfig, Task, tool
+from gym_adapters.items import assistant_message
+
+
+class EchoConfig(EnvironmentConfig):
+    """How to judge."""
+
+    lenient: bool = False
+
+
+class EchoTask(Task):
+    """Say `word`."""
+
+    word: str
+
+
+class Echo(Environment[EchoTask]):
+    """Say the [bold]word[/bold]."""
+
+    Config = EchoConfig
+
+    @tool
+    async def spell(self, word: str) -> str:
+        """Spell a word [slowly].
+
+        Args:
+            word: What to spell.
+        """
+        return " ".join(word)
+
+    async def verify(self, transcript):
+        if self.task.word == "crash":
+            raise RuntimeError("boom")
+        return 1.0 if self.config.lenient else float(transcript.final_text == self.task.word)
+
+    @classmethod
+    def gold_turns(cls, task):
+        return [[assistant_message(task.word)]]
+'''
+CARD = """
+domain: words
+description: Say the word.
+teaches: Saying words.
+licence: CC0-1.0
+"""
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> Path:
+    folder = tmp_path / "echo"
+    (folder / "data").mkdir(parents=True)
+    (folder / "environment.py").write_text(ENVIRONMENT)
+    (folder / "config.yaml").write_text(CARD)
+    write(folder / "data" / "example.jsonl", "one", "two")
+    return folder
+
+
+def write(path: Path, *words: str) -> Path:
+    rows = ({"responses_create_params": {"input": word}, "word": word} for word in words)
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return path
+
+
+def cli(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gym_adapters.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "100", **(env or {})},
+        timeout=100,
+        check=False,
+    )
+
+
+def test_collect_runs_the_examples_and_shows_what_they_came_to(echo: Path) -> None:
+    done = cli("collect", echo, "-m", "scripted:gold", "-k", 2)
+    assert done.returncode == 0, done.stderr
+    assert "mean reward" in done.stdout
+    assert "1.0000" in done.stdout
+    assert "4/4" in done.stderr
+
+
+def test_collect_prints_json_alone_on_stdout(echo: Path) -> None:
+    done = cli("collect", echo, "-m", "scripted:garbage", "--json")
+    metrics = orjson.loads(done.stdout)
+    assert (metrics["rollouts"], metrics["reward_mean"]) == (2, 0.0)
+
+
+def test_settings_reach_the_environment(echo: Path) -> None:
+    done = cli("collect", echo, "-m", "scripted:garbage", "--set", "lenient=true", "--json")
+    assert orjson.loads(done.stdout)["reward_mean"] == 1.0
+
+
+def test_collect_writes_refuses_resumes_and_overwrites(echo: Path, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", "a", "b", "c")
+    command = ["collect", echo, "-m", "scripted:gold", "-i", rows, "-o", tmp_path / "run"]
+    assert cli(*command, "--limit", 2).returncode == 0
+    refused = cli(*command)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    resumed = cli(*command, "--resume", "--json")
+    assert orjson.loads(resumed.stdout)["rollouts"] == 3
+    assert "3/3" in resumed.stderr
+    other = cli(*command, "--resume", "--seed", 5)
+    assert other.returncode == 2
+    assert "seed was 0, and is 5 now" in other.stderr
+    assert orjson.loads(cli(*command, "--overwrite", "--json").stdout)["rollouts"] == 3
+
+
+def test_failures_are_told_by_boundary_with_the_way_to_try_again(
+    echo: Path, tmp_path: Path
+) -> None:
+    rows = write(tmp_path / "rows.jsonl", "a", "crash")
+    done = cli("collect", echo, "-m", "scripted:gold", "-i", rows, "-o", tmp_path / "run")
+    assert done.returncode == 0
+    assert "verifier 1" in done.stdout
+    assert "--resume" in done.stdout
+
+
+def test_a_run_without_a_single_reward_is_a_failure(echo: Path, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", "crash")
+    done = cli("collect", echo, "-m", "scripted:gold", "-i", rows)
+    assert done.returncode == 1
+    assert "no rollout could be scored" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-m", "gpt:4"], "no kind of model is called 'gpt'"),
+        (["-m", "scripted:gold", "-n", "3"], "has no task generator"),
+        (["-m", "scripted:gold", "--set", "lenient=maybe"], "lenient"),
+        (["-m", "scripted:gold", "--set", "strict=true"], "Fields are: lenient"),
+        (["-m", "scripted:gold", "-i", "absent.jsonl"], "there is no file absent.jsonl"),
+        (["-m", "scripted:gold", "--resume"], "--output"),
+        (["-m", "scripted:gold", "-o", "x", "--resume", "--overwrite"], "contradict"),
+    ],
+)
+def test_what_the_user_can_change_is_one_clear_line(
+    echo: Path, arguments: list[str], said: str
+) -> None:
+    done = cli("collect", echo, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_bad_row_is_named_before_anything_runs(echo: Path, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", "a")
+    with rows.open("ab") as file:
+        file.write(b'{"responses_create_params": {"input": "x"}}\n')
+    done = cli("collect", echo, "-m", "scripted:gold", "-i", rows, "-o", tmp_path / "run")
+    assert done.returncode == 2
+    assert "rows.jsonl:2: field 'word'" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_something_unexpected_shows_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("raise ZeroDivisionError('at import')")
+    done = cli("envs", "broken:Env", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "ZeroDivisionError: at import" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+def test_envs_shows_one_with_its_card_tools_and_a_row(echo: Path) -> None:
+    done = cli("envs", echo)
+    assert done.returncode == 0
+    for text in ("[bold]word[/bold]", "CC0-1.0", "spell", "[slowly]", "lenient", '"word": "one"'):
+        assert text in done.stdout
+
+
+def test_envs_as_json_gives_schemas(echo: Path) -> None:
+    facts = orjson.loads(cli("envs", echo, "--json").stdout)
+    assert facts["tools"][0]["parameters"]["required"] == ["word"]
+    assert facts["card"]["domain"] == "words"
+
+
+def test_envs_lists_them_all() -> None:
+    done = cli("envs", "--json")
+    from gym_adapters import environment_names
+
+    assert [each["name"] for each in orjson.loads(done.stdout)] == environment_names()
+    assert "licence" in cli("envs").stdout
+
+
+def test_an_unknown_environment_lists_what_there_is() -> None:
+    done = cli("envs", "no_such_env")
+    assert done.returncode == 2
+    assert "no environment is called 'no_such_env'" in done.stderr
+
+
+def test_validate_tells_every_bad_row(echo: Path, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", "a", "b")
+    good = cli("validate", echo, rows)
+    assert (good.returncode, good.stdout.strip()) == (0, "2 rows, 0 bad")
+    with rows.open("ab") as file:
+        file.write(b"{}\nnonsense\n")
+    bad = cli("validate", echo, rows)
+    assert bad.returncode == 1
+    assert bad.stdout.strip() == "4 rows, 2 bad"
+    assert "rows.jsonl:3:" in bad.stderr
+    assert "rows.jsonl:4:" in bad.stderr
+
+
+def test_help_teaches_with_examples() -> None:
+    for command in ([], ["collect"], ["envs"], ["validate"]):
+        done = cli(*command, "--help")
+        assert done.returncode == 0
+        assert f"gym-adapters {' '.join(command)}".strip() in done.stdout
+
+
+def test_version() -> None:
+    from gym_adapters import __version__
+
+    assert cli("--version").stdout.strip() == f"gym-adapters {__version__}"
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('no', name='typer')")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\nreal = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'typer' else real(name, *a)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = cli("--version", env={"PYTHONPATH": path})
+    assert done.returncode == 2
+    assert "pip install 'gym-adapters[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_line_loads_no_heavy_package() -> None:
+    code = (
+        "import sys, gym_adapters.cli.app; "
+        "print([m for m in ('torch', 'transformers', 'ray', 'fastapi') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def interruptible(echo: Path, output: Path, rows: Path, stderr: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "gym_adapters.cli", "collect", str(echo), "-c", "4"]
+    options = ["-m", "scripted:gold@0.02", "-i", str(rows), "-k", "100", "-o", str(output)]
+    return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=stderr)
+
+
+def wait_for_rollouts(output: Path) -> None:
+    path = output / "rollouts.jsonl"
+    for _ in range(6000):
+        if path.exists() and path.stat().st_size:
+            return
+        time.sleep(0.01)
+    pytest.fail("nothing was ever written")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_cleanly_and_says_how_to_go_on(
+    echo: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    output, rows = tmp_path / "run", write(tmp_path / "rows.jsonl", "a", "b", "c")
+    with interruptible(echo, output, rows, subprocess.PIPE) as process:
+        wait_for_rollouts(output)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert b"Traceback" not in error
+    assert f"gym-adapters collect {echo}" in error.decode()
+    assert error.decode().rstrip().endswith("--resume")
+    metrics = orjson.loads((output / "metrics.json").read_bytes())
+    lines = (output / "rollouts.jsonl").read_bytes()
+    assert lines.endswith(b"\n")
+    assert 0 < metrics["rollouts"] == lines.count(b"\n") < 300
+
+
+def test_a_terminal_gets_a_live_bar(echo: Path, tmp_path: Path) -> None:
+    output, rows = tmp_path / "run", write(tmp_path / "rows.jsonl", "a")
+    ours, theirs = pty.openpty()
+    shown = b""
+    with interruptible(echo, output, rows, theirs) as process:
+        os.close(theirs)
+        try:
+            while chunk := os.read(ours, 65_536):
+                shown += chunk
+        except OSError:
+            pass  # Linux says so when the other end has closed
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"100/100" in shown
+    assert b"rollouts/s" in shown

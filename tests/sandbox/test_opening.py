@@ -1,0 +1,95 @@
+"""Choosing a sandbox: what is not installed is a clear error."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gym_adapters.errors import SandboxError
+from gym_adapters.sandbox import (
+    ProcessSandbox,
+    SandboxConfig,
+    SandboxLimits,
+    Workspace,
+    open_sandbox,
+)
+from gym_adapters.sandbox.bubblewrap import BubblewrapSandbox
+from gym_adapters.sandbox.docker import DockerSandbox
+from gym_adapters.sandbox.subprocesses import run_group
+
+
+async def test_the_default_is_the_process_sandbox_with_the_configured_bounds() -> None:
+    async with open_sandbox(SandboxConfig(wall_time=3, memory_mib=128)) as sandbox:
+        assert isinstance(sandbox, ProcessSandbox)
+        assert sandbox.limits == SandboxLimits(wall_time=3, memory=128 << 20)
+
+
+@pytest.mark.parametrize("provider", ["bubblewrap", "docker"])
+async def test_a_provider_that_is_not_installed_says_so(
+    provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    config = SandboxConfig.model_validate({"provider": provider})
+    with pytest.raises(SandboxError, match="install"):
+        async with open_sandbox(config):
+            pass
+
+
+async def test_bubblewrap_confines_where_it_is_installed() -> None:
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    sandbox = BubblewrapSandbox()
+    async with await Workspace.create() as workspace:
+        done = await sandbox.run(["sh", "-c", "echo hi > f; cat f"], folder=workspace.path)
+        assert done.stdout == "hi\n"
+        outside = await sandbox.run(["ls", str(Path(__file__).parent)], folder=workspace.path)
+        assert outside.exit_code != 0
+
+
+async def test_a_docker_engine_that_does_not_answer_is_a_sandbox_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "docker"
+    program.write_text("#!/bin/sh\necho 'cannot connect' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(SandboxError, match="no docker engine answers: cannot connect"):
+        async with open_sandbox(SandboxConfig(provider="docker")):
+            pass
+
+
+async def test_a_container_gets_no_network_and_bounds_and_its_failure_is_the_engines(
+    tmp_path: Path,
+) -> None:
+    program = tmp_path / "docker"
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+    sandbox = DockerSandbox(str(program), "img", limits=SandboxLimits(processes=7), concurrency=1)
+    done = await sandbox.run(["echo", "x"], folder=tmp_path, environment={"A": "b"})
+    for words in ("--network none", "--pids-limit 7", "--read-only", "--env A=b", "img echo x"):
+        assert words in done.stdout
+    program.write_text("#!/bin/sh\necho 'no such image' >&2\nexit 125\n")
+    with pytest.raises(SandboxError, match="no such image"):
+        await sandbox.run(["true"], folder=tmp_path)
+
+
+async def test_a_group_is_killed_when_its_time_is_up() -> None:
+    done = await run_group(
+        ["sh", "-c", "sleep 60 & sleep 60"],
+        stdin="",
+        environment={"PATH": "/usr/bin:/bin"},
+        limits=SandboxLimits(wall_time=0.3),
+    )
+    assert (done.timed_out, done.exit_code) == (True, -9)
+
+
+async def test_a_groups_output_is_bounded() -> None:
+    done = await run_group(
+        ["sh", "-c", "head -c 100000 /dev/zero; cat"],
+        stdin="end",
+        environment={"PATH": "/usr/bin:/bin"},
+        limits=SandboxLimits(output=10),
+    )
+    assert (done.stdout, done.truncated, done.succeeded) == ("\0" * 10, True, True)

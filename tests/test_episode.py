@@ -1,0 +1,605 @@
+"""Episodes: turns in, tool results or a verdict out; failures are data and everything is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from gym_adapters import (
+    Boundary,
+    Environment,
+    EnvironmentConfig,
+    Episode,
+    EpisodeLimits,
+    InvalidEnvironment,
+    JudgeError,
+    OutcomeStatus,
+    Reward,
+    Step,
+    StopReason,
+    Task,
+    ToolError,
+    ToolInfrastructureError,
+    Transcript,
+    tool,
+)
+from gym_adapters.episode import episode_seed, open_episode_resources
+from gym_adapters.errors import RolloutCancelled
+from gym_adapters.items import (
+    Item,
+    assistant_message,
+    function_call,
+    function_call_output,
+    reasoning,
+    user_message,
+)
+
+TASK = Task.from_row({"responses_create_params": {"input": "hi"}})
+DONE = [assistant_message("done")]
+
+
+def call(name: str, arguments: str = "{}", call_id: str = "call_0") -> list[Item]:
+    return [function_call(name, arguments, call_id)]
+
+
+class CounterTask(Task):
+    initial_count: int
+    expected_count: int
+
+
+class Counter(Environment[CounterTask]):
+    """Add to a counter until it holds the asked total."""
+
+    async def start(self) -> None:
+        self.count = self.task.initial_count
+
+    @tool
+    async def increment_counter(self, count: int) -> dict[str, bool]:
+        """Add to the counter.
+
+        Args:
+            count: How much to add.
+        """
+        self.count += count
+        return {"success": True}
+
+    async def verify(self, transcript: Transcript) -> Reward | float:
+        return float(self.count == self.task.expected_count)
+
+
+async def test_an_environment_as_the_introduction_writes_it() -> None:
+    row = {
+        "responses_create_params": {"input": [{"role": "user", "content": "add 1, then 2"}]},
+        "initial_count": 3,
+        "expected_count": 6,
+    }
+    async with Episode(Counter, CounterTask.from_row(row)) as episode:
+        step = await episode.start()
+        assert step == Step((user_message("add 1, then 2"),))
+        assert [declared["name"] for declared in episode.tools] == ["increment_counter"]
+        step = await episode.advance(call("increment_counter", '{"count": 1}', "a"))
+        assert step == Step((function_call_output("a", '{"success":true}'),))
+        step = await episode.advance(call("increment_counter", '{"count": 2}', "b"))
+        assert not step.done
+        step = await episode.advance(DONE)
+    assert step.done
+    assert step.items == ()
+    assert step.outcome is episode.outcome
+    assert episode.outcome is not None
+    assert episode.outcome.status is OutcomeStatus.SCORED
+    assert episode.outcome.stop_reason is StopReason.ANSWERED
+    assert episode.outcome.reward == Reward(1.0)
+    assert episode.turns == 3
+    assert [item["type"] for item in episode.output] == [
+        "function_call",
+        "function_call_output",
+        "function_call",
+        "function_call_output",
+        "message",
+    ]
+
+
+class Probe(Environment[Task]):
+    """Does what a test asks, and writes down what happened."""
+
+    closed = 0
+    seen: Transcript | None = None
+
+    @tool
+    async def echo(self, text: str) -> str:
+        """Say it again.
+
+        Args:
+            text: What to say.
+        """
+        return text
+
+    @tool
+    async def refuse(self) -> None:
+        """Say no."""
+        raise ToolError("no")
+
+    @tool
+    async def crash(self) -> None:
+        """Raise."""
+        raise ValueError("bug")
+
+    @tool
+    async def service_down(self) -> None:
+        """Fail."""
+        raise ToolInfrastructureError("down")
+
+    @tool
+    async def hang(self) -> None:
+        """Never return."""
+        await asyncio.Event().wait()
+
+    @tool
+    async def finish(self) -> str:
+        """End the episode."""
+        self.end_episode()
+        return "ended"
+
+    async def verify(self, transcript: Transcript) -> float:
+        self.seen = transcript
+        return 0.5
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+async def started(
+    environment: type[Environment[Any]] = Probe, *, limits: EpisodeLimits | None = None
+) -> Episode:
+    episode = Episode(environment, TASK, limits=limits)
+    await episode.start()
+    return episode
+
+
+async def results(episode: Episode, turn: Sequence[Item]) -> list[Any]:
+    step = await episode.advance(turn)
+    assert step.outcome is None, step.outcome
+    return [json.loads(item["output"]) for item in step.items]  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    ("turn", "kind", "message"),
+    [
+        (call("echo", "{"), "invalid_json", "not valid JSON"),
+        (call("echo", '{"text": 5}'), "invalid_arguments", "text: Input should be a valid string"),
+        (call("fly"), "unknown_tool", "no tool 'fly'; there are: echo, refuse"),
+        (call("verify"), "unknown_tool", "no tool 'verify'"),
+        (call("close"), "unknown_tool", "no tool 'close'"),
+        (call("__init__"), "unknown_tool", "no tool '__init__'"),
+        (call("x" * 100_000), "unknown_tool", "no tool 'xxx"),
+        (call("\ud800"), "unknown_tool", "no tool"),
+        (call("refuse"), "tool_error", "no"),
+        (call("crash"), "exception", "ValueError: bug"),
+    ],
+)
+async def test_a_mistake_is_a_result_and_the_episode_goes_on(
+    turn: list[Item], kind: str, message: str
+) -> None:
+    episode = await started()
+    [result] = await results(episode, turn)
+    assert list(result) == ["error"]
+    assert result["error"]["type"] == kind
+    assert message in result["error"]["message"]
+    assert len(result["error"]["message"]) < 500
+    step = await episode.advance(DONE)
+    assert step.outcome is not None
+    assert step.outcome.status is OutcomeStatus.SCORED
+
+
+async def test_infrastructure_errors_end_the_rollout_unscored() -> None:
+    episode = await started()
+    step = await episode.advance(call("service_down"))
+    assert step.outcome is not None
+    assert step.outcome.status is OutcomeStatus.UNSCORED
+    assert step.outcome.reward is None
+    assert step.outcome.failure is not None
+    assert step.outcome.failure.boundary is Boundary.TOOL
+    assert step.outcome.failure.message == "down"
+    assert episode.environment.seen is None  # type: ignore[attr-defined]
+
+
+async def test_a_tool_that_hangs_ends_the_rollout_as_a_timeout() -> None:
+    episode = await started(limits=EpisodeLimits(tool_timeout=0.01))
+    step = await episode.advance(call("hang"))
+    assert step.outcome is not None
+    assert step.outcome.failure is not None
+    assert step.outcome.failure.boundary is Boundary.TIMEOUT
+    assert step.outcome.failure.message == "tool hang of Probe: timed out"
+
+
+async def test_calls_beside_a_failing_one_finish() -> None:
+    class Two(Probe):
+        finished = False
+
+        @tool
+        async def slow(self) -> None:
+            """Take a while."""
+            await asyncio.sleep(0.01)
+            self.finished = True
+
+    episode = await started(Two)
+    step = await episode.advance([*call("service_down", call_id="a"), *call("slow", call_id="b")])
+    assert step.outcome is not None
+    assert step.outcome.failure is not None
+    assert step.outcome.failure.boundary is Boundary.TOOL
+    assert episode.environment.finished  # type: ignore[attr-defined]
+
+
+async def test_cancelling_during_a_tool_closes_the_environment() -> None:
+    episode = Episode(Probe, TASK)
+    running = asyncio.Event()
+
+    async def attempt() -> None:
+        async with episode:
+            await episode.start()
+            running.set()
+            await episode.advance(call("hang"))
+
+    attempt_task = asyncio.create_task(attempt())
+    await running.wait()
+    await asyncio.sleep(0)
+    attempt_task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt_task
+    assert episode.environment.closed == 1  # type: ignore[attr-defined]
+    assert episode.outcome is None
+
+
+async def test_results_stand_in_the_order_of_the_calls() -> None:
+    class Race(Probe):
+        @tool
+        async def after(self, seconds: float) -> float:
+            """Wait.
+
+            Args:
+                seconds: How long.
+            """
+            await asyncio.sleep(seconds)
+            return seconds
+
+    episode = await started(Race)
+    turn = [
+        *call("after", '{"seconds": 0.02}', "a"),
+        *call("after", '{"seconds": 0}', "b"),
+        *call("echo", "{", "c"),
+    ]
+    step = await episode.advance(turn)
+    assert [item["call_id"] for item in step.items] == ["a", "b", "c"]  # type: ignore[typeddict-item]
+    assert step.items[0]["output"] == "0.02"  # type: ignore[typeddict-item]
+    assert step.items[1]["output"] == "0.0"  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+async def test_calls_of_a_turn_overlap_only_where_the_environment_allows_it(parallel: bool) -> None:
+    class Busy(Probe):
+        parallel_tool_calls = parallel
+        at_once = 0
+        most_at_once = 0
+
+        @tool
+        async def work(self) -> None:
+            """Take a moment."""
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            await asyncio.sleep(0)
+            self.at_once -= 1
+
+    episode = await started(Busy)
+    await episode.advance([*call("work", call_id="a"), *call("work", call_id="b")])
+    assert episode.environment.most_at_once == (2 if parallel else 1)  # type: ignore[attr-defined]
+
+
+async def test_calls_beyond_the_limit_are_told_so() -> None:
+    episode = await started(limits=EpisodeLimits(max_tool_calls=1))
+    step = await episode.advance(
+        [*call("echo", '{"text": "one"}', "a"), *call("echo", '{"text": "two"}', "b")]
+    )
+    assert step.items[0] == function_call_output("a", "one")
+    refused = json.loads(step.items[1]["output"])  # type: ignore[typeddict-item]
+    assert refused["error"]["message"] == "not run: at most 1 calls a turn"
+
+
+async def test_a_turn_cut_by_its_budget_runs_no_tool_and_is_truncated() -> None:
+    episode = await started()
+    step = await episode.advance(call("finish"), finish_reason="length")
+    assert step.outcome is not None
+    assert step.outcome.status is OutcomeStatus.TRUNCATED
+    assert step.outcome.stop_reason is StopReason.LENGTH
+    assert not episode.environment.ended
+    assert episode.environment.seen.tool_calls[0].output is None  # type: ignore[attr-defined]
+
+
+async def test_the_turn_budget_truncates_after_the_last_results() -> None:
+    episode = await started(limits=EpisodeLimits(max_turns=2))
+    assert not (await episode.advance(call("echo", '{"text": "a"}', "a"))).done
+    step = await episode.advance(call("echo", '{"text": "b"}', "b"))
+    assert step.outcome is not None
+    assert step.outcome.stop_reason is StopReason.MAX_TURNS
+    assert step.items == (function_call_output("b", "b"),)
+
+
+async def test_an_answer_in_the_last_turn_is_not_truncated() -> None:
+    episode = await started(limits=EpisodeLimits(max_turns=1))
+    step = await episode.advance(DONE)
+    assert step.outcome is not None
+    assert step.outcome.stop_reason is StopReason.ANSWERED
+
+
+@pytest.mark.parametrize("reason", [StopReason.CONTEXT, StopReason.TIME, StopReason.MAX_TURNS])
+async def test_a_driver_may_truncate(reason: StopReason) -> None:
+    episode = await started()
+    step = await episode.truncate(reason)
+    assert step.outcome is not None
+    assert step.outcome.stop_reason is reason
+    assert step.outcome.status is OutcomeStatus.TRUNCATED
+    assert step.outcome.reward == Reward(0.5)
+
+
+async def test_the_environment_may_end_the_episode_from_a_tool() -> None:
+    episode = await started()
+    step = await episode.advance(call("finish", call_id="z"))
+    assert step.outcome is not None
+    assert step.outcome.stop_reason is StopReason.ENVIRONMENT
+    assert step.outcome.status is OutcomeStatus.SCORED
+    assert step.items == (function_call_output("z", "ended"),)
+    assert list(episode.environment.seen.output) == episode.output  # type: ignore[attr-defined]
+
+
+async def test_the_environment_may_end_the_episode_at_once() -> None:
+    class Over(Probe):
+        async def start(self) -> None:
+            self.end_episode()
+
+    episode = Episode(Over, TASK)
+    step = await episode.start()
+    assert step.outcome is not None
+    assert step.outcome.stop_reason is StopReason.ENVIRONMENT
+
+
+class Talker(Probe):
+    """Replies with a message, then with items, then not at all."""
+
+    async def start(self) -> None:
+        self.heard: list[str] = []
+
+    async def reply(self, message: str) -> str | list[Item] | None:
+        self.heard.append(message)
+        replies: list[str | list[Item]] = ["and?", [user_message("a"), user_message("b")]]
+        return replies[len(self.heard) - 1] if len(self.heard) <= 2 else None
+
+
+async def test_replies_are_user_messages_until_there_is_none() -> None:
+    episode = await started(Talker)
+    assert (await episode.advance([assistant_message("one")])).items == (user_message("and?"),)
+    two = [reasoning("hm"), assistant_message("two")]
+    assert (await episode.advance(two)).items == (user_message("a"), user_message("b"))
+    step = await episode.advance([assistant_message("three")])
+    assert step.outcome is not None
+    assert step.outcome.stop_reason is StopReason.ANSWERED
+    assert episode.environment.heard == ["one", "two", "three"]  # type: ignore[attr-defined]
+
+
+async def test_a_turn_with_a_call_is_not_replied_to() -> None:
+    episode = await started(Talker)
+    await episode.advance([assistant_message("let me see"), *call("echo", '{"text": "x"}')])
+    assert episode.environment.heard == []  # type: ignore[attr-defined]
+
+
+async def test_the_environment_may_write_the_prompt() -> None:
+    class Own(Probe):
+        async def prompt(self) -> Sequence[Item]:
+            return [user_message("mine")]
+
+    episode = Episode(Own, TASK)
+    assert (await episode.start()).items == (user_message("mine"),)
+    await episode.advance(DONE)
+    assert episode.environment.seen.prompt == (user_message("mine"),)  # type: ignore[attr-defined]
+
+
+def broken(hook: str, error: Exception) -> type[Environment[Any]]:
+    """An environment whose `hook` raises `error`."""
+
+    async def fail(self: Any, *_: Any) -> Any:
+        raise error
+
+    def fail_now(self: Any) -> Any:
+        raise error
+
+    return type("Broken", (Probe,), {hook: fail_now if hook == "available_tools" else fail})
+
+
+@pytest.mark.parametrize(
+    ("hook", "at_fault"),
+    [
+        ("start", Boundary.ENVIRONMENT),
+        ("prompt", Boundary.ENVIRONMENT),
+        ("available_tools", Boundary.ENVIRONMENT),
+        ("reply", Boundary.ENVIRONMENT),
+        ("verify", Boundary.VERIFIER),
+    ],
+)
+async def test_a_failing_hook_is_an_unscored_outcome(hook: str, at_fault: Boundary) -> None:
+    async with Episode(broken(hook, RuntimeError("bug")), TASK) as episode:
+        step = await episode.start()
+        if not step.done:
+            step = await episode.advance(DONE)
+    assert step.outcome is not None
+    assert step.outcome.status is OutcomeStatus.UNSCORED
+    assert step.outcome.failure is not None
+    assert step.outcome.failure.boundary is at_fault
+    assert step.outcome.failure.error == "RuntimeError"
+    assert hook in step.outcome.failure.message
+    assert episode.environment.closed == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("verdict", [float("nan"), "1.0", None])
+async def test_a_verdict_that_is_no_number_is_the_verifiers_failure(verdict: Any) -> None:
+    class Odd(Probe):
+        async def verify(self, transcript: Transcript) -> Any:
+            return verdict
+
+    episode = await started(Odd)
+    step = await episode.advance(DONE)
+    assert step.outcome is not None
+    assert step.outcome.failure is not None
+    assert step.outcome.failure.boundary is Boundary.VERIFIER
+
+
+async def test_a_judge_that_fails_is_named() -> None:
+    episode = await started(broken("verify", JudgeError("unreadable")))
+    step = await episode.advance(DONE)
+    assert step.outcome is not None
+    assert step.outcome.failure is not None
+    assert step.outcome.failure.boundary is Boundary.JUDGE
+
+
+@pytest.mark.parametrize("hook", ["start", "reply", "verify"])
+async def test_a_hook_that_hangs_is_a_timeout(hook: str) -> None:
+    async def hang(self: Any, *_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    stuck: type[Environment[Any]] = type("Stuck", (Probe,), {hook: hang})
+    episode = Episode(stuck, TASK, limits=EpisodeLimits(hook_timeout=0.01, verify_timeout=0.01))
+    step = await episode.start()
+    if not step.done:
+        step = await episode.advance(DONE)
+    assert step.outcome is not None
+    assert step.outcome.failure is not None
+    assert step.outcome.failure.boundary is Boundary.TIMEOUT
+    assert hook in step.outcome.failure.message
+
+
+async def test_a_row_that_declares_an_unknown_tool_is_unscored_with_the_fix() -> None:
+    declared = {"type": "function", "name": "fly", "parameters": {}}
+    task = Task.from_row({"responses_create_params": {"input": "hi", "tools": [declared]}})
+    step = await Episode(Probe, task).start()
+    assert step.outcome is not None
+    assert step.outcome.failure is not None
+    assert "use one of echo" in step.outcome.failure.message
+
+
+async def test_a_driver_may_fail_an_episode() -> None:
+    episode = await started()
+    step = episode.fail(RolloutCancelled("stopped"))
+    assert step.outcome is not None
+    assert step.outcome.failure is not None
+    assert step.outcome.failure.boundary is Boundary.CANCELLED
+
+
+async def test_closing_twice_closes_once() -> None:
+    episode = await started()
+    await episode.close()
+    async with episode:
+        pass
+    assert episode.environment.closed == 1  # type: ignore[attr-defined]
+
+
+async def test_an_episode_that_never_started_is_closed_too() -> None:
+    async with Episode(Probe, TASK) as episode:
+        pass
+    assert episode.environment.closed == 1  # type: ignore[attr-defined]
+
+
+async def test_an_exception_in_the_block_closes_and_travels_on() -> None:
+    episode = Episode(Probe, TASK)
+    with pytest.raises(KeyError):
+        async with episode:
+            raise KeyError("mine")
+    assert episode.environment.closed == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_a_failing_close_is_logged_and_keeps_the_outcome(
+    hangs: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Leaky(Probe):
+        async def close(self) -> None:
+            if hangs:
+                await asyncio.Event().wait()
+            raise OSError("stuck")
+
+    async with Episode(Leaky, TASK, limits=EpisodeLimits(hook_timeout=0.01)) as episode:
+        await episode.start()
+        with caplog.at_level(logging.WARNING):
+            await episode.advance(DONE)
+            await episode.close()
+    assert "closing an episode of Leaky failed" in caplog.text
+    assert episode.outcome is not None
+    assert episode.outcome.status is OutcomeStatus.SCORED
+
+
+async def test_misuse_by_a_driver_raises() -> None:
+    episode = Episode(Probe, TASK)
+    with pytest.raises(RuntimeError, match="call start"):
+        await episode.advance(DONE)
+    with pytest.raises(RuntimeError, match="call start"):
+        await episode.truncate(StopReason.TIME)
+    await episode.start()
+    with pytest.raises(RuntimeError, match="starts once"):
+        await episode.start()
+    await episode.advance(DONE)
+    with pytest.raises(RuntimeError, match="has ended"):
+        await episode.advance(DONE)
+    with pytest.raises(InvalidEnvironment):
+        Episode(Counter, TASK)
+
+
+async def test_the_seed_task_and_index_decide_the_random_numbers() -> None:
+    def drawn(seed: int, index: int) -> float:
+        return Episode(Probe, TASK, seed=seed, rollout_index=index).environment.rng.random()
+
+    assert drawn(1, 0) == drawn(1, 0)
+    assert len({drawn(1, 0), drawn(1, 1), drawn(2, 0)}) == 3
+    assert episode_seed(0, "task", 0) == 6654269615207999649
+
+
+async def test_times_are_told_apart() -> None:
+    class Slow(Probe):
+        async def start(self) -> None:
+            await asyncio.sleep(0.02)
+
+        async def verify(self, transcript: Transcript) -> float:
+            await asyncio.sleep(0.01)
+            return 1.0
+
+    episode = await started(Slow)
+    assert episode.timings.environment >= 0.019
+    assert episode.timings.verify == 0.0
+    await episode.advance(DONE)
+    assert episode.timings.verify >= 0.009
+
+
+async def test_resources_are_opened_with_the_config_and_closed_after() -> None:
+    events: list[str] = []
+
+    class Settings(EnvironmentConfig):
+        name: str = "default"
+
+    class Pooled(Probe):
+        Config = Settings
+
+        @classmethod
+        @asynccontextmanager
+        async def open_resources(cls, config: EnvironmentConfig) -> AsyncIterator[str]:
+            assert isinstance(config, Settings)
+            events.append(f"open {config.name}")
+            yield f"pool {config.name}"
+            events.append("closed")
+
+    async with open_episode_resources(Pooled, Settings(name="mine")) as resources:
+        episode = Episode(Pooled, TASK, resources=resources)
+        assert episode.environment.resources == "pool mine"
+    async with open_episode_resources(Pooled) as resources:
+        assert resources == "pool default"
+    assert events == ["open mine", "closed", "open default", "closed"]
