@@ -1,4 +1,4 @@
-"""An almanac of islands that don't exist, so that no model knows it by heart, and questions on it."""
+"""An almanac of islands that don't exist, which no model knows by heart, and questions on it."""
 
 from __future__ import annotations
 

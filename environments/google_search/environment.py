@@ -64,7 +64,7 @@ class GoogleSearchConfig(EnvironmentConfig):
     Attributes:
         provider: ``embedded`` searches the pages of `corpus`; ``web`` asks Google's Custom Search
             API and reads pages of the web, which needs the extra ``search``, network and a key.
-        corpus: JSONL file of pages (``url``, ``title``, ``text``); by default the almanac that ships.
+        corpus: JSONL file of pages (``url``, ``title``, ``text``); by default our almanac.
         key_variable: Environment variable that holds the API's key.
         engine_variable: Environment variable that holds the search engine's id.
     """
@@ -76,9 +76,10 @@ class GoogleSearchConfig(EnvironmentConfig):
 
 
 class GoogleSearch(Environment[GoogleSearchTask]):
-    """Answer a question with a search engine and a page reader.
+    r"""Answer a question with a search engine and a page reader.
 
-    The reward is 1 if the first ``\\boxed{}`` of the final message holds the expected answer, else 0.
+    The reward is 1 if the first ``\boxed{}`` of the final message holds the expected answer, else
+    0. An attempt that was cut short scores 0.
     """
 
     name = "google_search"

@@ -12,12 +12,13 @@ import socket
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import orjson
 
-from gym_adapters import MissingExtra, ToolError, ToolInfrastructureError, UsageError
+from gym_adapters import ToolError, ToolInfrastructureError, UsageError
+from gym_adapters.extras import require
 
 from .search_provider import SearchHit
 
@@ -34,12 +35,12 @@ CACHED = 4096
 ResultT = TypeVar("ResultT")
 
 
-class Cache:
+class Cache(Generic[ResultT]):
     """Results by key, the least recently used going first; equal requests wait for one answer."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._found: OrderedDict[str, asyncio.Task[object]] = OrderedDict()
+        self._found: OrderedDict[str, asyncio.Task[ResultT]] = OrderedDict()
 
     async def get(self, key: str, make: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """The result under `key`, made where it is not there; failures are not kept."""
@@ -52,7 +53,7 @@ class Cache:
         self._found.move_to_end(key)
         try:
             # Shielded: one rollout's cancellation must not fail another that waits for the same.
-            return await asyncio.shield(task)  # type: ignore[return-value]
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -60,7 +61,7 @@ class Cache:
             raise
 
 
-async def _awaited(make: Callable[[], Awaitable[object]]) -> object:
+async def _awaited(make: Callable[[], Awaitable[ResultT]]) -> ResultT:
     return await make()
 
 
@@ -90,7 +91,8 @@ class WebSearch:
         self._key, self._engine, self._api = key, engine, api
         self._text_of = text_of
         self._allow_private = allow_private
-        self._cache = Cache(CACHED)
+        self._searches: Cache[list[SearchHit]] = Cache(CACHED)
+        self._pages: Cache[str] = Cache(CACHED)
 
     async def __aenter__(self) -> Self:
         return self
@@ -105,15 +107,15 @@ class WebSearch:
 
     async def search(self, query: str) -> list[SearchHit]:
         """At most ten results of the search engine."""
-        return await self._cache.get(f"search {query}", lambda: self._search(query))
+        return await self._searches.get(query, lambda: self._search(query))
 
     async def browse(self, url: str) -> str:
-        """The text of a page. Addresses that lead into a private network are refused, and so are
-        redirects to them.
-        """
-        return await self._cache.get(f"browse {url}", lambda: self._browse(url))
+        """The text of a page; addresses in private networks are refused, also after redirects."""
+        return await self._pages.get(url, lambda: self._browse(url))
 
     async def _search(self, query: str) -> list[SearchHit]:
+        import aiohttp
+
         parameters = {"key": self._key, "cx": self._engine, "q": query[:2000]}
         try:
             async with asyncio.timeout(SEARCH_TIMEOUT):
@@ -121,7 +123,7 @@ class WebSearch:
                     status, body = response.status, await response.read()
         except TimeoutError as error:
             raise ToolInfrastructureError("the search API did not answer in time") from error
-        except OSError as error:
+        except (OSError, aiohttp.ClientError) as error:
             # Its message may hold the address, and the address the key.
             raise ToolInfrastructureError(f"no search API: {type(error).__name__}") from None
         if status != 200:
@@ -135,12 +137,14 @@ class WebSearch:
             raise ToolInfrastructureError("the search API's answer is not readable") from error
 
     async def _browse(self, url: str) -> str:
+        import aiohttp
+
         try:
             async with asyncio.timeout(PAGE_TIMEOUT):
                 html = await self._page(url)
         except TimeoutError as error:
             raise ToolError("the page did not come in time") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, aiohttp.ClientError) as error:
             raise ToolError(f"the page can't be had: {type(error).__name__}") from error
         text = await asyncio.to_thread(self._text_of, html)
         if not text:
@@ -181,14 +185,10 @@ def open_web_search(*, key_variable: str, engine_variable: str) -> WebSearch:
         MissingExtra: If aiohttp or trafilatura is not installed.
         UsageError: If a variable is not set.
     """
-    try:
-        import aiohttp
-    except ImportError as error:
-        raise MissingExtra("search", package="aiohttp", needed_for="web search") from error
-    try:
-        import trafilatura
-    except ImportError as error:
-        raise MissingExtra("search", package="trafilatura", needed_for="web search") from error
+    require("aiohttp", "search", "web search")
+    trafilatura = require("trafilatura", "search", "web search")
+    import aiohttp
+
     values = []
     for variable in (key_variable, engine_variable):
         if not os.environ.get(variable):

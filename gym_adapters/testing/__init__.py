@@ -1,6 +1,7 @@
 """Public test doubles: scripted models and generators, and a policy small enough for any machine.
 
-Names load on first use, so that importing this package costs nothing and pulls in no torch.
+Names load on first use, so that importing this package costs nothing and pulls in no torch. The
+function `gym_adapters.testing.tiny_policy.tiny_policy` is not among them: its module has its name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
         gold_model,
     )
     from gym_adapters.testing.scripted_generator import ScriptedCall, ScriptedGenerator
-    from gym_adapters.testing.tiny_policy import TinyPolicy, WarmUp, tiny_policy
+    from gym_adapters.testing.tiny_policy import TinyPolicy, WarmUp
 
 __all__ = [
     "ScriptedCall",
@@ -29,7 +30,6 @@ __all__ = [
     "empty_model",
     "garbage_model",
     "gold_model",
-    "tiny_policy",
 ]
 
 _MODULES = {
@@ -42,7 +42,6 @@ _MODULES = {
     "empty_model": "scripted_chat",
     "garbage_model": "scripted_chat",
     "gold_model": "scripted_chat",
-    "tiny_policy": "tiny_policy",
 }
 
 

@@ -1,6 +1,6 @@
 """A policy small enough to train on one CPU core in a minute, made in place.
 
-`tiny_policy` builds a Qwen2 model of a hundred thousand parameters over the tiny tokenizer and,
+`tiny_policy` builds a Qwen3 model of a hundred thousand parameters over the tiny tokenizer and,
 given gold conversations, teaches it to speak their format while often getting the numbers wrong.
 That is where reinforcement learning starts to be worth watching: the reward is seen often enough to
 learn from, and there is plenty left to gain.
@@ -29,7 +29,7 @@ from gym_adapters.testing.tiny_tokenizer import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 __all__ = ["Conversation", "Progress", "TinyPolicy", "WarmUp", "tiny_policy"]
 
@@ -87,7 +87,7 @@ class WarmUp:
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """Dimensions of the Qwen2 model."""
+    """Dimensions of the Qwen3 model. Its heads are `hidden_size` wide together."""
 
     hidden_size: int
     intermediate_size: int
@@ -118,11 +118,11 @@ class TinyPolicy:
     tokenizer: PreTrainedTokenizerFast
     was_cached: bool
 
-    def load_model(self) -> Qwen2ForCausalLM:
+    def load_model(self) -> Qwen3ForCausalLM:
         """A fresh float32 copy of the model on the CPU, in eval mode."""
-        from transformers import Qwen2ForCausalLM
+        from transformers import Qwen3ForCausalLM
 
-        model: Qwen2ForCausalLM = Qwen2ForCausalLM.from_pretrained(
+        model: Qwen3ForCausalLM = Qwen3ForCausalLM.from_pretrained(
             self.model_path, dtype="float32", attn_implementation="eager"
         )
         return model
@@ -216,7 +216,7 @@ def _make(
     tokenizer: PreTrainedTokenizerFast,
     warmup: WarmUp | None,
     progress: Progress | None,
-) -> Qwen2ForCausalLM:
+) -> Qwen3ForCausalLM:
     import torch
 
     from gym_adapters.testing.tiny_warmup import warm_up
@@ -237,11 +237,12 @@ def _make(
     return model
 
 
-def _random_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+def _random_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    config = Qwen2Config(
+    config = Qwen3Config(
         **asdict(size),
+        head_dim=size.hidden_size // size.num_attention_heads,
         vocab_size=len(tokenizer),
         max_position_embeddings=4096,
         # The default of 0.02 leaves so small a model flat for hundreds of steps.
@@ -253,4 +254,4 @@ def _random_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast) -> Qwen2F
         dtype="float32",
     )
     config._attn_implementation = "eager"
-    return Qwen2ForCausalLM(config)
+    return Qwen3ForCausalLM(config)

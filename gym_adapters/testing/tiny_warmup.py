@@ -14,7 +14,7 @@ from gym_adapters.errors import InvalidConfig
 from gym_adapters.testing.tiny_tokenizer import TURN_START, chat_messages, chat_tools
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
     from gym_adapters.testing.tiny_policy import WarmUp
 
@@ -52,7 +52,7 @@ class Transcripts:
 
 
 def warm_up(
-    model: Qwen2ForCausalLM,
+    model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     warmup: WarmUp,
     progress: Callable[[int, int, float], None] | None,
@@ -133,7 +133,7 @@ def _with_mistakes(ids: Tensor, assistant: Tensor, digits: Tensor, probability: 
     return torch.where(wrong, following[ids], ids)
 
 
-def _loss(model: Qwen2ForCausalLM, ids: Tensor, batch: Transcripts, digits: Tensor) -> Tensor:
+def _loss(model: Qwen3ForCausalLM, ids: Tensor, batch: Transcripts, digits: Tensor) -> Tensor:
     """Mean over the assistant's tokens, plus the mean over `digits`: few, and hard to learn."""
     hidden = model.model(
         input_ids=ids, attention_mask=batch.attended, use_cache=False

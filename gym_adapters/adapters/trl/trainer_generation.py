@@ -143,7 +143,7 @@ class TrainerSampling:
             extras["repetition_penalty"] = trainer.repetition_penalty
         self._sampling = SamplingParams(
             max_tokens=max_tokens,
-            temperature=1.0,
+            temperature=trainer.temperature,
             top_p=trainer.top_p,
             top_k=max(trainer.top_k or 0, 0),
             extras=extras,

@@ -1,0 +1,1 @@
+"""A small text adventure with rooms, keys and a treasure."""
