@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
-from gym_adapters.errors import InvalidEnvironment, RolloutError, ToolError
+from gym_adapters.errors import InvalidEnvironment, RolloutError, ToolError, UsageError
 from gym_adapters.items import FunctionTool
 
 __all__ = ["Tool", "error_result", "tool"]
@@ -99,6 +99,7 @@ class Tool:
 
         Raises:
             RolloutError: If the tool raised one: the failure is not the model's.
+            UsageError: If the tool raised one: nor is a missing package, say.
         """
         try:
             parsed = orjson.loads(arguments) if arguments.strip() else {}
@@ -114,7 +115,7 @@ class Tool:
             result = await self._run(keywords)
         except ToolError as error:
             return error_result("tool_error", str(error))
-        except RolloutError:
+        except (RolloutError, UsageError):
             raise
         except Exception as error:  # noqa: BLE001 - the model reads what it broke
             return error_result("exception", f"{type(error).__name__}: {error}")

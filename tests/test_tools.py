@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import BaseModel
 
-from gym_adapters.errors import InvalidEnvironment, SandboxError, ToolError
+from gym_adapters.errors import InvalidEnvironment, MissingExtra, SandboxError, ToolError
 from gym_adapters.tools import Tool, error_result, parse_docstring, tool, tool_mark
 
 
@@ -202,6 +202,15 @@ async def test_a_rollout_error_is_not_a_result() -> None:
 
     with pytest.raises(SandboxError, match="down"):
         await Tool.from_function(down).call("{}")
+
+
+async def test_a_missing_package_is_not_a_result() -> None:
+    def search() -> None:
+        """Search."""
+        raise MissingExtra("verifiers", package="regex", needed_for="search")
+
+    with pytest.raises(MissingExtra):
+        await Tool.from_function(search).call("{}")
 
 
 class Model(BaseModel):

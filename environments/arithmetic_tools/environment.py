@@ -40,7 +40,7 @@ class ArithmeticTools(Environment[ArithmeticTask]):
 
     The reward is 1 if the final message gives the right number and the calculator was used without
     an error, else 0. The answer is the number after the last ``Answer:``, else the last whole
-    number.
+    number; a message that was cut gives none.
     """
 
     name = "arithmetic_tools"
@@ -56,7 +56,8 @@ class ArithmeticTools(Environment[ArithmeticTask]):
 
     async def verify(self, transcript: Transcript) -> Reward:
         """1 for the right number found with the calculator."""
-        correct = integer_answer(transcript.final_text) == self.task.expected_answer
+        answer = None if transcript.truncated else integer_answer(transcript.final_text)
+        correct = answer == self.task.expected_answer
         used_tool = bool(successful_calls(transcript.tool_calls, "calculate"))
         return Reward(
             float(correct and used_tool),

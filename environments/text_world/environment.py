@@ -16,9 +16,9 @@ __all__ = ["TextWorld", "TextWorldConfig", "TextWorldTask", "command_in"]
 
 LONGEST_COMMAND = 80
 RULES = (
-    "You play a text adventure. Find the {treasure} and bring it back to the {home}, where you are "
-    "now, in at most {moves} moves. Commands are: go DIRECTION, unlock DIRECTION, take THING. Think "
-    "as long as you like, and write one command on the last line of each message."
+    "You play a text adventure. Find the {treasure} and bring it back to the {home}, where you "
+    "are now, in at most {moves} moves. Commands are: go DIRECTION, unlock DIRECTION, take THING. "
+    "Think as long as you like, and write one command on the last line of each message."
 )
 
 
@@ -51,7 +51,7 @@ class TextWorldConfig(EnvironmentConfig):
 class TextWorld(Environment[TextWorldTask]):
     """Bring the treasure home.
 
-    The reward is 1 if that is done within the moves allowed, else 0. `grammar` tells, at any moment,
+    The reward is 1 if that is done within the moves allowed, else 0. `grammar` tells at any moment
     which commands can be done, for samplers that can be held to a grammar.
     """
 
@@ -129,7 +129,7 @@ class TextWorld(Environment[TextWorldTask]):
 
 
 def command_in(message: str) -> str:
-    """The command that `message` ends with: its last line, without a prompt sign or label before it."""
+    """The command that `message` ends with: its last line, without a prompt sign or a label."""
     line = message.rstrip().rpartition("\n")[2]
     if len(line) > LONGEST_COMMAND:
         return ""

@@ -144,6 +144,16 @@ _BUILT_IN: Mapping[str, ModelScheme] = {
         "a model folder, or the name of one in the Hugging Face cache, on this machine",
         "gym_adapters.rollouts.transformers_source:transformers_source",
     ),
+    "openai": ModelScheme(
+        "openai:NAME@URL",
+        "an OpenAI-compatible endpoint (Chat Completions); key from OPENAI_API_KEY",
+        "gym_adapters.rollouts.endpoint_source:openai_source",
+    ),
+    "openai-responses": ModelScheme(
+        "openai-responses:NAME@URL",
+        "the same, by the Responses API",
+        "gym_adapters.rollouts.endpoint_source:openai_responses_source",
+    ),
     "tiny": ModelScheme(
         "tiny",
         "a tiny policy with random weights, made in place: tries the token path on any machine",

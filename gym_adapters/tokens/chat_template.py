@@ -116,7 +116,7 @@ class ChatTemplate:
         return text
 
     def shows_system(self) -> bool:
-        """Whether the text of a system message is shown, or else refused: not dropped in silence."""
+        """Whether a system message is shown or refused, and not dropped in silence."""
         try:
             text = self.render([message("system", "gymprobe"), user_message("ask")])
         except TemplateRefuses:

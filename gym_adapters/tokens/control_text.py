@@ -13,12 +13,20 @@ import json
 import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from gym_adapters.errors import LedgerError, MissingExtra, UsageError
 from gym_adapters.tokens.tokenizer import BackendTokenizer, ChatTokenizer
 
 __all__ = ["ControlText"]
+
+
+class _Twin(NamedTuple):
+    """A tokenizer, and its ids as ours; ``None`` for one that stands for nothing."""
+
+    tokenizer: BackendTokenizer
+    own_ids: dict[int, int | None]
 
 
 class ControlText:
@@ -59,7 +67,7 @@ class ControlText:
             text: f"\U000f0000{nonce}:{i}\U000f0001" for i, text in enumerate(self.ids)
         }
         self._breaker = f"\U000f0000{nonce}:break\U000f0001"
-        self._own, self._twin, self._id_of_twin = self._load(backend)
+        self._own = self._load(backend)
 
     def escape(self, value: Any) -> Any:
         """`value` with every control-token look-alike in its strings replaced by a plain word.
@@ -113,9 +121,10 @@ class ControlText:
         return ids
 
     def _encode_twin(self, text: str) -> list[int]:
-        encoded = self._twin.encode(text, add_special_tokens=False).ids
-        ids = [self._id_of_twin.get(i, i) for i in encoded]
-        return [i for i in ids if i >= 0]
+        twin = self._twin
+        encoded = twin.tokenizer.encode(text, add_special_tokens=False).ids
+        ids = (twin.own_ids.get(i, i) for i in encoded)
+        return [i for i in ids if i is not None]
 
     def _broken(self, match: re.Match[str]) -> str:
         text = self._texts[match[0]]
@@ -124,19 +133,16 @@ class ControlText:
     def _count_controls(self, ids: list[int]) -> int:
         return sum(1 for i in ids if i in self._id_set)
 
-    def _load(
-        self, backend: BackendTokenizer
-    ) -> tuple[BackendTokenizer, BackendTokenizer, dict[int, int]]:
-        """The tokenizer without truncation, its twin, and the twin's control ids as ours."""
-        try:
-            from tokenizers import Tokenizer
-        except ImportError as error:
-            raise MissingExtra(
-                "transformers", package="tokenizers", needed_for="Exact tokens"
-            ) from error
+    def _load(self, backend: BackendTokenizer) -> BackendTokenizer:
+        """The tokenizer on its own, so that nobody's truncation or padding reaches it."""
         config = json.loads(backend.to_str())
         config["truncation"] = config["padding"] = config["post_processor"] = None
-        own: BackendTokenizer = Tokenizer.from_str(json.dumps(config))
+        return _tokenizer_of(config)
+
+    @cached_property
+    def _twin(self) -> _Twin:
+        """The tokenizer with its control tokens spelled in another way, made when first needed."""
+        config = json.loads(self._own.to_str())
         for token in config["added_tokens"]:
             token["content"] = self._spelling.get(token["content"], token["content"])
         config["added_tokens"].append(
@@ -150,23 +156,34 @@ class ControlText:
                 "special": True,
             }
         )
-        twin: BackendTokenizer = Tokenizer.from_str(json.dumps(config))
-        ours = {
+        twin = _tokenizer_of(config)
+        ours: dict[int, int | None] = {
             _need_id(twin, spelling): self.ids[text] for text, spelling in self._spelling.items()
         }
-        ours[_need_id(twin, self._breaker)] = -1
+        ours[_need_id(twin, self._breaker)] = None
         # The twin numbers its added tokens afresh; those that kept their text are mapped as well.
         for token in config["added_tokens"]:
-            original = own.token_to_id(token["content"])
+            original = self._own.token_to_id(token["content"])
             if original is not None:
                 ours.setdefault(_need_id(twin, token["content"]), original)
-        return own, twin, ours
+        return _Twin(twin, ours)
 
 
 def _any_of(texts: Collection[str]) -> re.Pattern[str]:
     """A pattern for the longest of `texts`; one that never matches where there are none."""
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) if longest_first else r"(?!)")
+
+
+def _tokenizer_of(config: dict[str, Any]) -> BackendTokenizer:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MissingExtra(
+            "transformers", package="tokenizers", needed_for="Exact tokens"
+        ) from error
+    tokenizer: BackendTokenizer = Tokenizer.from_str(json.dumps(config))
+    return tokenizer
 
 
 def _need_id(tokenizer: BackendTokenizer, token: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from gym_adapters.errors import UsageError
@@ -41,7 +42,6 @@ class FormatParser:
         tokenizer: A fast Hugging Face tokenizer.
         format: How the model writes.
         starts_thinking: Whether the prompt's opening of the turn opens the thinking too.
-        tools: Parameter schemas, see `for_tools`.
     """
 
     def __init__(
@@ -50,13 +50,11 @@ class FormatParser:
         format: OutputFormat,  # noqa: A002 - the word users look for
         *,
         starts_thinking: bool = False,
-        tools: ToolSchemas | None = None,
     ) -> None:
         self.format = format
         self.starts_thinking = starts_thinking
-        self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
-        self._tools: ToolSchemas = tools or {}
+        self._tools: ToolSchemas = {}
         added = tokenizer.added_tokens_decoder
         self._marks = {i: t.content for i, t in added.items() if t.content in format.markers}
         spelled = [text for text in format.markers if text not in self._marks.values()]
@@ -76,12 +74,9 @@ class FormatParser:
 
         Formats that write all arguments as text need them to tell ``"1"`` from ``1``.
         """
-        return FormatParser(
-            self._tokenizer,
-            self.format,
-            starts_thinking=self.starts_thinking,
-            tools=tool_schemas(tools),
-        )
+        told = copy(self)
+        told._tools = tool_schemas(tools)
+        return told
 
     def parse(
         self, token_ids: Sequence[int], *, finish_reason: FinishReason, call_id_prefix: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ from typing import Protocol, cast
 
 from gym_adapters.errors import Boundary, InvalidConfig, JudgeError, boundary
 from gym_adapters.items import Item, final_text
+from gym_adapters.verifiers.answers import last_boxed
 
 __all__ = [
     "CallableJudge",
@@ -34,6 +36,9 @@ __all__ = [
     "normal_answer",
     "open_judge",
 ]
+
+
+_TEXT = re.compile(r"\\text\{([^{}]*+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +118,12 @@ async def ask_equivalence(
     Raises:
         JudgeError: If the judge fails, takes too long, or gives no label.
     """
-    try:
-        with boundary(Boundary.JUDGE, "judge"):
+    with boundary(Boundary.JUDGE, "judge"):
+        try:
             async with asyncio.timeout(timeout):
                 text = await judge.ask(request)
-    except TimeoutError as error:
-        raise JudgeError(f"the judge gave no verdict within {timeout} s") from error
+        except TimeoutError as error:
+            raise JudgeError(f"the judge gave no verdict within {timeout} s") from error
     equal = labels.verdict(text)
     if equal is None:
         shown = text if len(text) <= 200 else f"{text[:200]}..."
@@ -218,8 +223,15 @@ class ScriptedJudge:
 
 
 def normal_answer(text: str) -> str:
-    """`text` in lower case, with single spaces and without a full stop at the end."""
-    return " ".join(text.casefold().split()).rstrip(".").rstrip()
+    r"""The last ``\boxed{...}`` of `text`, or all of it, in lower case and with single spaces.
+
+    A ``\text{...}`` around it and full stops at its end do not count.
+    """
+    answer = last_boxed(text)
+    answer = text if answer is None else answer
+    wrapped = _TEXT.fullmatch(answer.strip())
+    answer = wrapped[1] if wrapped else answer
+    return " ".join(answer.casefold().split()).rstrip(". ")
 
 
 # Judges named in a config.

@@ -1,13 +1,14 @@
 """NeMo Gym's recorded rollouts, replayed through our environments: same rewards, same tool results.
 
 A recorded response is fed to an episode turn by turn, so that its tool calls run and whatever state
-they leave is there; then the verdict is asked for on the recorded items.
+they leave is there; then the verdict is asked for on the recorded items. A judge, if there is one,
+says what the recorded judge said.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Any
 import pytest
 
 from gym_adapters import (
-    EnvironmentConfig,
     EnvironmentEntry,
     Episode,
     EpisodeLimits,
@@ -28,8 +28,9 @@ from gym_adapters import (
     load_environment,
 )
 from gym_adapters.episode import open_episode_resources
-from gym_adapters.items import Item, input_items
+from gym_adapters.items import Item, final_text, input_items
 from gym_adapters.task import read_rows
+from gym_adapters.verifiers.judge import JudgeOpener, ScriptedJudge, judge_opener
 
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "nemo_gym"
 
@@ -46,17 +47,16 @@ class Replay:
 
     Attributes:
         overrides: ``key=value`` overrides of its config.
-        resources: Gives the resources for one record, instead of `open_resources`: for example a
-            judge that says what the recorded judge said.
         fields: What a task needs beside its prompt where the task of a record was not published.
     """
 
     overrides: Sequence[str] = ()
-    resources: Callable[[Record, EnvironmentConfig], Any] | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 REPLAY_CONFIG: Mapping[str, Replay] = {
+    "equivalence_llm_judge": Replay(overrides=["judge=recorded"]),
+    "math_with_judge": Replay(overrides=["judge=recorded"]),
     "math_advanced_calculations": Replay(
         fields={"id": 0, "ground_truth": [0.0], "depth": 1, "breadth": 1}
     ),
@@ -109,20 +109,29 @@ async def episode_of(entry: EnvironmentEntry, record: Record) -> AsyncIterator[E
         row = {"responses_create_params": params, **replay.fields}
     task: Task = entry.environment.task_type.from_row(row)
     limits = EpisodeLimits(max_turns=1000)
-    if replay.resources is not None:
-        resources = replay.resources(record, config)
-        async with Episode(
-            entry.environment, task, config=config, resources=resources, limits=limits
-        ) as episode:
+    token = judge_opener.set(recorded_judge(record))
+    try:
+        async with (
+            open_episode_resources(entry.environment, config) as resources,
+            Episode(
+                entry.environment, task, config=config, resources=resources, limits=limits
+            ) as episode,
+        ):
             yield episode
-        return
-    async with (
-        open_episode_resources(entry.environment, config) as resources,
-        Episode(
-            entry.environment, task, config=config, resources=resources, limits=limits
-        ) as episode,
-    ):
-        yield episode
+    finally:
+        judge_opener.reset(token)
+
+
+def recorded_judge(record: Record) -> JudgeOpener:
+    """Opens a judge that says what the judge of `record` said, in order."""
+    evaluations = record["recorded_extras"].get("judge_evaluations") or []
+    said = [final_text(input_items(asked["response"]["output"])) for asked in evaluations]
+
+    @asynccontextmanager
+    async def opener(spec: str) -> AsyncIterator[ScriptedJudge]:
+        yield ScriptedJudge(said)
+
+    return opener
 
 
 def assistant_turns(items: Sequence[Item]) -> list[list[Item]]:
@@ -140,9 +149,15 @@ def assistant_turns(items: Sequence[Item]) -> list[list[Item]]:
 
 
 async def run(episode: Episode, items: Sequence[Item]) -> None:
-    """Feed the assistant's turns to `episode` until it ends."""
+    """Feed the assistant's turns to `episode`, but for a last one that calls no tool.
+
+    That one would bring the verdict, which the test asks for itself.
+    """
     step = await episode.start()
-    for turn in assistant_turns(items):
+    turns = assistant_turns(items)
+    if turns and all(item["type"] != "function_call" for item in turns[-1]):
+        turns.pop()
+    for turn in turns:
         if step.done:
             return
         step = await episode.advance(turn)

@@ -33,6 +33,7 @@ from gym_adapters import (
 from gym_adapters.episode import open_episode_resources
 from gym_adapters.items import FinishReason, Item, assistant_message, function_call
 from gym_adapters.task import read_rows
+from gym_adapters.verifiers.judge import ExactJudge
 
 NAMES = environment_names()
 every_environment = pytest.mark.parametrize("name", NAMES)
@@ -47,10 +48,12 @@ class Setup(NamedTuple):
 
 # How to open what an environment can't have in a test, such as a judge model: name -> a function of
 # the entry that gives the resources. Environments that are not named open their own.
-RESOURCES: Mapping[str, Callable[[EnvironmentEntry], Any]] = {}
+RESOURCES: Mapping[str, Callable[[EnvironmentEntry], Any]] = {
+    "equivalence_llm_judge": lambda entry: ExactJudge(),
+}
 
 # Environments that start processes or the like, and how many of their episodes run at once here.
-CONCURRENT_EPISODES: Mapping[str, int] = {}
+CONCURRENT_EPISODES: Mapping[str, int] = {"code_gen": 40}
 DEFAULT_CONCURRENT_EPISODES = 1000
 
 LIMITS = EpisodeLimits(max_turns=200)

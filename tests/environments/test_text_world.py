@@ -12,7 +12,7 @@ from gym_adapters.environments.text_world.environment import (
 from gym_adapters.environments.text_world.world import make_world
 from hypothesis import given, strategies as st
 
-from gym_adapters import Episode
+from gym_adapters import Episode, EpisodeLimits
 from gym_adapters.items import assistant_message, item_text
 from gym_adapters.registry import load_environment
 
@@ -60,7 +60,7 @@ async def test_a_command_that_can_not_be_done_changes_nothing_but_counts() -> No
 
 async def test_the_game_is_lost_when_the_moves_are_used_up() -> None:
     asked = task()
-    async with Episode(TextWorld, asked) as episode:
+    async with Episode(TextWorld, asked, limits=EpisodeLimits(max_turns=100)) as episode:
         step = await episode.start()
         while not step.done:
             step = await episode.advance([assistant_message("wait")])

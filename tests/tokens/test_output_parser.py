@@ -185,7 +185,8 @@ CASES: list[tuple[str, str, list[Item]]] = [
         "deepseek",
         (
             "hm</think>OK<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n"
-            '{"a": 1}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n```json\n'
+            '{"a": 1}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n'
+            "```json\n"
             "{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
         ),
         [reasoning("hm"), assistant_message("OK"), call("f", '{"a": 1}'), call("g", "{}", 1)],

@@ -163,7 +163,11 @@ class RolloutFunction:
         return rollout_columns(rollouts, pad_id=tokenizer_of(trainer).pad_token_id)
 
     def close(self) -> None:
-        """Close the environment's resources; the next call opens them anew."""
+        """Close the environment's resources and the generator; the next call opens them anew."""
+        self._speech = None
+        close = getattr(self._source, "aclose", None)
+        if close is not None:
+            self.run.loop.run(close())
         self.run.close()
 
     def _batch(self, tasks: Sequence[Task], trainer: Any) -> _Batch:

@@ -61,6 +61,13 @@ class TrainerGeneration:
 
             yield self._once(trainer, server_generator)
 
+    async def aclose(self) -> None:
+        """Let go of the trainer, its model and its connections; the next call begins anew."""
+        made, self._made = self._made, None
+        close = getattr(made[1], "aclose", None) if made is not None else None
+        if close is not None:
+            await close()
+
     @contextmanager
     def _transformers(self, trainer: Any) -> Iterator[TokenGenerator]:
         from trl.models import unwrap_model_for_generation

@@ -1,0 +1,1 @@
+"""Questions with short answers, which a judge compares with the expected ones."""

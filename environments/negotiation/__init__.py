@@ -1,0 +1,1 @@
+"""Haggling over a price, as buyer or as seller."""

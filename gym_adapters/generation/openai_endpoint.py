@@ -1,0 +1,308 @@
+"""A chat model behind an OpenAI-compatible address: OpenAI itself, vLLM, SGLang, llama.cpp ...
+
+It keeps no tokens, so it serves collection and evaluation, and not training.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from hashlib import blake2b
+from types import TracebackType
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+
+from gym_adapters.errors import InvalidConfig, ModelError, RolloutTimeout
+from gym_adapters.generation.chat import ModelTurn
+from gym_adapters.generation.chat_completions import ChatCompletionsWire
+from gym_adapters.generation.endpoint_wire import UnreadableReply, Wire, encoded
+from gym_adapters.generation.protocol import SamplingParams
+from gym_adapters.generation.responses_wire import ResponsesWire
+from gym_adapters.items import FunctionTool, Item
+from gym_adapters.segment import Segment
+
+__all__ = ["Api", "ContextExceeded", "EndpointRefused", "OpenAIEndpoint"]
+
+log = logging.getLogger(__name__)
+
+Api = Literal["chat", "responses"]
+
+# Sampling changes nothing on the server, so asking again is safe; these may pass by themselves.
+PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+# Nobody gets a turn from this address with this key and this model name.
+HOPELESS = frozenset({401, 403, 404})
+LONGEST_PAUSE = 30.0
+SHOWN_OF_A_BODY = 500
+
+
+class EndpointRefused(ModelError):
+    """The address, the key or the model's name is wrong: no request will ever succeed."""
+
+
+class ContextExceeded(ModelError):
+    """The conversation does not fit into the model's context."""
+
+
+class OpenAIEndpoint:
+    """A `ChatModel` over HTTP. Use it as an async context manager: it holds a pool of connections.
+
+    A request that failed in passing (no connection, 429, 5xx) is repeated with growing, jittered
+    pauses, or after the pause that the server asks for, until `attempts` or `deadline` are used up.
+
+    Args:
+        model: The model's name at the endpoint.
+        base_url: Its address, up to and with ``/v1``.
+        api: Chat Completions or the Responses API.
+        api_key: Sent as a bearer token; never logged or recorded.
+        deadline: Seconds for one turn, pauses and repetitions included.
+        attempts: Most requests for one turn.
+        max_connections: Most connections open at once.
+        seed: Makes the seed of each turn a function of it, the rollout and the turn, where the API
+            takes one; ``None`` sends none.
+
+    Attributes:
+        refused: Why no request will ever succeed, once an answer said so.
+
+    Raises:
+        InvalidConfig: If the address is none.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        *,
+        api: Api = "chat",
+        api_key: str | None = None,
+        deadline: float = 600.0,
+        attempts: int = 6,
+        max_connections: int = 1024,
+        seed: int | None = None,
+    ) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not model:
+            raise InvalidConfig(
+                f"an endpoint needs a model's name and an address like http://localhost:8000/v1, "
+                f"not {model!r} and {base_url!r}"
+            )
+        if parts.username or parts.password:
+            raise InvalidConfig("an endpoint's address must hold no password; use OPENAI_API_KEY")
+        self._model, self._api = model, api
+        self._url = base_url.rstrip("/")
+        self._wire: Wire = ResponsesWire() if api == "responses" else ChatCompletionsWire()
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._deadline, self._attempts = deadline, attempts
+        self._max_connections, self._seed = max_connections, seed
+        self._client: aiohttp.ClientSession | None = None
+        self.refused: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Model and address, as a model spec."""
+        scheme = "openai-responses" if self._api == "responses" else "openai"
+        return f"{scheme}:{self._model}@{self._url}"
+
+    @property
+    def template_hash(self) -> str | None:
+        """``None``: it keeps no tokens."""
+        return None
+
+    async def __aenter__(self) -> Self:
+        self._client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._max_connections),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
+            headers=self._headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def open(
+        self, *, tools: Sequence[FunctionTool], sampling: SamplingParams, request_id: str
+    ) -> _EndpointSession:
+        """A fresh conversation."""
+        settings = self._wire.settings(self._model, tools, sampling)
+        seed = sampling.seed if sampling.seed is not None else self._seed
+        return _EndpointSession(self, self._wire, settings, request_id, seed)
+
+    async def ask(self, body: bytes) -> Mapping[str, Any]:
+        """Post one request, again where that may help, and decode the answer.
+
+        Raises:
+            ContextExceeded: If the conversation is too long.
+            EndpointRefused: If no request will ever succeed.
+            RolloutTimeout: If the deadline passed.
+            ModelError: If the endpoint fails otherwise.
+        """
+        end = time.monotonic() + self._deadline
+        try:
+            async with asyncio.timeout(self._deadline):
+                return await self._ask(body, end)
+        except TimeoutError as error:
+            raise RolloutTimeout(f"{self._url} gave no turn within {self._deadline:g} s") from error
+
+    async def _ask(self, body: bytes, end: float) -> Mapping[str, Any]:
+        for attempt in range(1, self._attempts + 1):
+            pause: float | None = None
+            try:
+                return await self._post(body)
+            except _Passing as failure:
+                problem: Exception = failure
+                pause = failure.pause
+            except (aiohttp.ClientError, ConnectionError) as failure:
+                problem = failure
+            if pause is None:
+                pause = min(0.5 * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+            said = str(problem) or type(problem).__name__
+            if attempt == self._attempts or time.monotonic() + pause >= end:
+                raise ModelError(
+                    f"{self._url} failed {attempt} time(s), at last with: {said}"
+                ) from problem
+            log.info("%s: %s; asking again in %.1f s", self._url, said, pause)
+            await asyncio.sleep(pause)
+        raise ModelError(f"{self._url} was not asked: attempts must be at least 1")
+
+    async def _post(self, body: bytes) -> Mapping[str, Any]:
+        if self._client is None:
+            raise RuntimeError("enter the endpoint (async with) before using it")
+        url = f"{self._url}/{self._wire.path}"
+        # A redirect would take the key elsewhere.
+        async with self._client.post(url, data=body, allow_redirects=False) as answer:
+            content = await answer.read()
+            if answer.status != 200:
+                self._raise_for(answer.status, content, answer.headers)
+        try:
+            data = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise UnreadableReply(f"{url} answered with something that is not JSON") from error
+        if not isinstance(data, dict):
+            raise UnreadableReply(f"{url} answered with JSON that is not an object")
+        return data
+
+    def _raise_for(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
+        code, text = _problem(content)
+        said = f"{self._url} answered {status}: {text}"
+        if _means_context(code, text) and status in (400, 413, 422):
+            raise ContextExceeded(said)
+        if status in HOPELESS:
+            self.refused = f"{said}. Fix: check address, model name and OPENAI_API_KEY"
+            raise EndpointRefused(self.refused)
+        if status in PASSING and code != "insufficient_quota":
+            raise _Passing(said, _retry_after(headers))
+        raise ModelError(said)
+
+
+class _Passing(Exception):
+    """A failure that may pass; `pause` is what the server asks to wait, in seconds."""
+
+    def __init__(self, said: str, pause: float | None) -> None:
+        self.pause = pause
+        super().__init__(said)
+
+
+class _EndpointSession:
+    """One conversation. Each item is encoded once; a request joins what is there already."""
+
+    def __init__(
+        self,
+        endpoint: OpenAIEndpoint,
+        wire: Wire,
+        settings: Mapping[str, Any],
+        request_id: str,
+        seed: int | None,
+    ) -> None:
+        self._endpoint, self._wire = endpoint, wire
+        self._settings, self._request_id, self._seed = settings, request_id, seed
+        self._history: list[bytes] = []
+        self._call_ids: set[str] = set()
+        self._turn = 0
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        return ()
+
+    async def respond(self, new_items: Sequence[Item]) -> ModelTurn | None:
+        self._call_ids.update(
+            item["call_id"] for item in new_items if item["type"] == "function_call"
+        )
+        self._history.extend(self._wire.entries(new_items))
+        try:
+            data = await self._endpoint.ask(self._body())
+        except ContextExceeded:
+            if self._turn == 0:
+                # Not the model's doing: the prompt, or the budget of a turn, is too large for it.
+                raise
+            return None
+        reply = self._wire.reply(data, self._call_ids)
+        self._history.extend(reply.history)
+        self._turn += 1
+        return reply.turn
+
+    def _body(self) -> bytes:
+        settings = dict(self._settings)
+        if self._seed is not None:
+            settings.update(self._wire.seed(_turn_seed(self._seed, self._request_id, self._turn)))
+        head = encoded(settings)[:-1]
+        key = encoded(self._wire.history_key)
+        return b"%b,%b:[%b]}" % (head, key, b",".join(self._history))
+
+
+def _turn_seed(seed: int, request_id: str, turn: int) -> int:
+    packed = f"{seed}:{request_id}:{turn}".encode()
+    return int.from_bytes(blake2b(packed, digest_size=8).digest())
+
+
+def _problem(content: bytes) -> tuple[str, str]:
+    """Code and message of an error body, whatever its shape."""
+    text = content[:SHOWN_OF_A_BODY].decode("utf-8", "replace").strip()
+    try:
+        data = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return "", text or "(no text)"
+    error = data.get("error", data) if isinstance(data, dict) else data
+    if not isinstance(error, dict):
+        return "", str(error)[:SHOWN_OF_A_BODY]
+    message = error.get("message") or error.get("detail") or text
+    return str(error.get("code") or error.get("type") or ""), str(message)[:SHOWN_OF_A_BODY]
+
+
+def _means_context(code: str, text: str) -> bool:
+    if code == "context_length_exceeded":
+        return True
+    lowered = text.lower()
+    return any(
+        phrase in lowered
+        for phrase in ("maximum context length", "context length", "context window", "context size")
+    )
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait: a number, or a date."""
+    value = headers.get("Retry-After", "").strip()
+    if not value:
+        return None
+    if value.replace(".", "", 1).isdecimal():
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, when.timestamp() - time.time())
