@@ -9,6 +9,8 @@ import typer
 from gym_adapters.cli.collect import collect_command
 from gym_adapters.cli.envs import envs_command
 from gym_adapters.cli.quickstart import quickstart_command
+from gym_adapters.cli.report import report_command
+from gym_adapters.cli.reverify import reverify_command
 from gym_adapters.cli.validate import validate_command
 
 __all__ = ["app"]
@@ -23,6 +25,8 @@ app = typer.Typer(
 app.command("collect")(collect_command)
 app.command("envs")(envs_command)
 app.command("validate")(validate_command)
+app.command("report")(report_command)
+app.command("reverify")(reverify_command)
 app.command("quickstart")(quickstart_command)
 
 

@@ -33,8 +33,9 @@ def collect_command(
             "--model",
             "-m",
             metavar="SPEC",
-            help="The policy: transformers:PATH, tiny, scripted:gold (the best attempt), "
-            "scripted:empty or scripted:garbage. A wrong one lists all there are.",
+            help="The policy: transformers:PATH, openai:NAME@URL (any compatible endpoint; key "
+            "from OPENAI_API_KEY), tiny, scripted:gold (the best attempt), scripted:empty or "
+            "scripted:garbage. A wrong one lists all there are.",
         ),
     ],
     rows: Annotated[

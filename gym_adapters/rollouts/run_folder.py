@@ -30,7 +30,14 @@ from gym_adapters.rollouts.manifest import Manifest
 from gym_adapters.rollouts.metrics import Metrics, RolloutMetrics
 from gym_adapters.task import read_rows
 
-__all__ = ["OnExisting", "RunFolder", "read_rollouts", "recorded_metrics"]
+__all__ = [
+    "OnExisting",
+    "RunFolder",
+    "final_rollouts",
+    "read_rollouts",
+    "recorded_metrics",
+    "recorded_threshold",
+]
 
 ROLLOUTS = "rollouts.jsonl"
 FAILURES = "failures.jsonl"
@@ -262,6 +269,37 @@ def _earlier(path: Path, manifest: Manifest, on_existing: OnExisting) -> Manifes
     earlier = Manifest.read(path / MANIFEST)
     manifest.check_resumable_from(earlier, path)
     return earlier
+
+
+def recorded_threshold(path: Path) -> float:
+    """The reward that counted as a pass when the run's metrics were written; 1 where none were."""
+    try:
+        threshold = orjson.loads((path / METRICS).read_bytes())["pass_threshold"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return 1.0
+    return float(threshold) if isinstance(threshold, int | float) else 1.0
+
+
+def final_rollouts(path: Path) -> Iterator[Rollout]:
+    """Each rollout of a run's folder once: the scored ones, then the last failure of the others.
+
+    Raises:
+        UsageError: If it is not the folder of a run.
+        InvalidRow: If a line can't be read.
+    """
+    Manifest.read(path / MANIFEST)
+    scored: set[RolloutKey] = set()
+    if (path / ROLLOUTS).exists():
+        for rollout in read_rollouts(path / ROLLOUTS):
+            scored.add((rollout.task_id, rollout.rollout_index))
+            yield rollout
+    failed: dict[RolloutKey, Rollout] = {}
+    if (path / FAILURES).exists():
+        for rollout in read_rollouts(path / FAILURES):
+            key = (rollout.task_id, rollout.rollout_index)
+            if key not in scored:
+                failed[key] = rollout
+    yield from failed.values()
 
 
 def _read(path: Path, metrics: RolloutMetrics) -> Recorded:

@@ -19,7 +19,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from gym_adapters.errors import InvalidConfig, MissingExtra
+from gym_adapters.errors import InvalidConfig
+from gym_adapters.extras import require
 from gym_adapters.items import FunctionTool, Item
 from gym_adapters.testing.tiny_tokenizer import (
     CHAT_TEMPLATE,
@@ -37,7 +38,7 @@ Progress = Callable[[int, int, float], None]
 """Told the step done, the number of steps and the loss, in nats per assistant token."""
 
 # Part of the cache key: raise it when the same arguments come to make another model.
-RECIPE = 1
+RECIPE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,8 @@ class WarmUp:
 
     Attributes:
         conversations: Gold conversations; fifty or so different ones.
-        mistakes: Probability that a number the assistant writes is wrong, in [0, 1]. Above a half
-            the greedy answer is wrong too.
+        mistakes: Probability that a number the assistant writes is wrong, in [0, 1]. From a half
+            on the greedy answer is often wrong too.
         copy_steps: Steps of the first part.
         mistake_steps: Steps of the second part.
         batch_size: Conversations a step.
@@ -70,7 +71,7 @@ class WarmUp:
     """
 
     conversations: Sequence[Conversation]
-    mistakes: float = 0.52
+    mistakes: float = 0.5
     copy_steps: int = 200
     mistake_steps: int = 150
     batch_size: int = 12
@@ -155,13 +156,8 @@ def tiny_policy(
     """
     if size not in SIZES:
         raise InvalidConfig(f"unknown size {size!r}: use one of {', '.join(SIZES)}.")
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise MissingExtra(
-            "transformers", package=error.name or "transformers", needed_for="the tiny policy"
-        ) from error
+    torch = require("torch", "transformers", "the tiny policy")
+    transformers = require("transformers", "transformers", "the tiny policy")
     versions = (torch.__version__, transformers.__version__)
     home = _cache_home(cache_dir)
     folder = home / f"{size}-{_key(seed, SIZES[size], warmup, versions)}"

@@ -8,17 +8,14 @@ because a model that pays for every character can't afford their JSON schemas.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gym_adapters.errors import MissingExtra
-from gym_adapters.items import FunctionTool, Item, item_text
+from gym_adapters.extras import require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["CHAT_TEMPLATE", "CONTROL_TOKENS", "chat_messages", "tiny_tokenizer"]
+__all__ = ["CHAT_TEMPLATE", "CONTROL_TOKENS", "tiny_tokenizer"]
 
 PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 # As in Qwen's own tokenizers these are single tokens, yet survive skip_special_tokens=True.
@@ -131,19 +128,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     Raises:
         MissingExtra: Without transformers.
     """
-    try:
-        from tokenizers import (
-            AddedToken,
-            Tokenizer,
-            decoders,
-            models,
-            pre_tokenizers,
-        )
-        from transformers import PreTrainedTokenizerFast
-    except ImportError as error:
-        raise MissingExtra(
-            "transformers", package="transformers", needed_for="the tiny tokenizer"
-        ) from error
+    require("transformers", "transformers", "the tiny tokenizer")
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -164,49 +152,3 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
-
-
-def chat_messages(items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Responses items as the chat messages that templates of Hugging Face take.
-
-    Reasoning, text and tool calls that follow each other become one assistant message. Arguments
-    that are JSON are given as objects, as templates expect; others stay text.
-    """
-    messages: list[dict[str, Any]] = []
-    for item in items:
-        kind = item.get("type", "message")
-        if kind == "function_call_output":
-            messages.append({"role": "tool", "content": item.get("output", "")})
-        elif kind == "message" and item.get("role") != "assistant":
-            messages.append({"role": item.get("role"), "content": item_text(item)})
-        else:
-            if not messages or messages[-1]["role"] != "assistant":
-                messages.append({"role": "assistant", "content": ""})
-            _extend_assistant(messages[-1], item)
-    return messages
-
-
-def chat_tools(tools: Sequence[FunctionTool]) -> list[dict[str, Any]]:
-    """Responses tools in the shape of chat completions."""
-    return [
-        {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
-        for tool in tools
-    ]
-
-
-def _extend_assistant(said: dict[str, Any], item: Item) -> None:
-    if item["type"] == "function_call":
-        call = {"name": item["name"], "arguments": _arguments(item["arguments"])}
-        said.setdefault("tool_calls", []).append({"type": "function", "function": call})
-    elif item["type"] == "reasoning":
-        said["reasoning_content"] = said.get("reasoning_content", "") + item_text(item)
-    else:
-        said["content"] += item_text(item)
-
-
-def _arguments(text: str) -> Mapping[str, Any] | str:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, dict) else text

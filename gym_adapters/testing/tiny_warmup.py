@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from gym_adapters.errors import InvalidConfig
-from gym_adapters.testing.tiny_tokenizer import TURN_START, chat_messages, chat_tools
+from gym_adapters.testing.tiny_tokenizer import TURN_START
+from gym_adapters.tokens.chat_messages import MessageDialect, template_tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -90,8 +91,8 @@ def _render(tokenizer: PreTrainedTokenizerFast, warmup: WarmUp) -> Transcripts:
     rows: list[tuple[list[int], list[int]]] = []
     for index, conversation in enumerate(warmup.conversations):
         encoded: Any = tokenizer.apply_chat_template(
-            chat_messages(conversation.items),
-            tools=[*chat_tools(conversation.tools)] or None,
+            MessageDialect().messages(conversation.items),
+            tools=template_tools(conversation.tools),
             return_dict=True,
             return_assistant_tokens_mask=True,
         )

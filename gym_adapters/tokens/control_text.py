@@ -135,9 +135,10 @@ class ControlText:
 
     def _load(self, backend: BackendTokenizer) -> BackendTokenizer:
         """The tokenizer on its own, so that nobody's truncation or padding reaches it."""
-        config = json.loads(backend.to_str())
-        config["truncation"] = config["padding"] = config["post_processor"] = None
-        return _tokenizer_of(config)
+        own = _tokenizer_of(backend.to_str())
+        own.no_truncation()
+        own.no_padding()
+        return own
 
     @cached_property
     def _twin(self) -> _Twin:
@@ -156,7 +157,7 @@ class ControlText:
                 "special": True,
             }
         )
-        twin = _tokenizer_of(config)
+        twin = _tokenizer_of(json.dumps(config))
         ours: dict[int, int | None] = {
             _need_id(twin, spelling): self.ids[text] for text, spelling in self._spelling.items()
         }
@@ -175,14 +176,14 @@ def _any_of(texts: Collection[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)) if longest_first else r"(?!)")
 
 
-def _tokenizer_of(config: dict[str, Any]) -> BackendTokenizer:
+def _tokenizer_of(config: str) -> BackendTokenizer:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise MissingExtra(
             "transformers", package="tokenizers", needed_for="Exact tokens"
         ) from error
-    tokenizer: BackendTokenizer = Tokenizer.from_str(json.dumps(config))
+    tokenizer: BackendTokenizer = Tokenizer.from_str(config)
     return tokenizer
 
 

@@ -27,6 +27,9 @@ class TemplateRenderer:
     template's own text, cut from a short rendering after a proof that the template leaves history
     alone (`TurnBoundary`). Message content is encoded as text (`ControlText`).
 
+    Making one takes a second or more for a large vocabulary, and proofs are kept in it: make one
+    per model and share it between rollouts.
+
     Args:
         tokenizer: A fast Hugging Face tokenizer.
         chat_template: A Jinja template to use in place of the tokenizer's own.

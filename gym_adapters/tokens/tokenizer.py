@@ -39,6 +39,14 @@ class BackendTokenizer(Protocol):
         """Ids as text."""
         ...
 
+    def no_truncation(self) -> None:
+        """Encode texts of any length."""
+        ...
+
+    def no_padding(self) -> None:
+        """Encode texts as they are."""
+        ...
+
     def token_to_id(self, token: str) -> int | None:
         """The id of a token, ``None`` where there is none."""
         ...

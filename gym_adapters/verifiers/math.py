@@ -7,12 +7,7 @@ too long, or too much memory, is stopped without harm to the next.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
 import re
-import signal
-import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +15,11 @@ from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from gym_adapters.errors import MissingExtra, VerifierError
+from gym_adapters.errors import MissingExtra
 from gym_adapters.verifiers.answers import boxed
+from gym_adapters.verifiers.process_pool import ProcessPool
 
 __all__ = ["MathPool", "MathVerdict", "answer_window", "same_value", "undelimited"]
 
@@ -35,8 +31,6 @@ LONGEST_EXPRESSION = 1024
 
 # Answers of one group are often the same.
 _MOST_KNOWN = 4096
-# sympy's caches grow with use.
-_MOST_JOBS = 5000
 
 _WORKER = Path(__file__).with_name("math_worker.py")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
@@ -194,59 +188,6 @@ def _parts(text: str) -> Sequence[str] | None:
     return [part.strip() for part in body.split(",")]
 
 
-class _Died(Exception):
-    """A worker ended before it replied; `signal_number` is what ended it, 0 for its own exit."""
-
-    def __init__(self, signal_number: int) -> None:
-        self.signal_number = signal_number
-        super().__init__(f"signal {signal_number}")
-
-
-class _Worker:
-    """One process."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.jobs = 0
-
-    @classmethod
-    async def start(cls) -> Self:
-        # -P: the script's folder holds a math.py, which must not stand in for Python's own.
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            str(_WORKER),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        return cls(process)
-
-    async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise VerifierError("a math process has no pipes")
-        self.jobs += 1
-        with contextlib.suppress(ConnectionError):  # then it is dead, and the reply will be empty
-            stdin.write(json.dumps(request).encode() + b"\n")
-            await stdin.drain()
-        line = await stdout.readline()
-        if not line.endswith(b"\n"):
-            raise _Died(-min(0, await self._process.wait()))
-        reply: dict[str, Any] = json.loads(line)
-        return reply
-
-    async def stop(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        await self._process.wait()
-        if self._process.stdout is not None:
-            # Only at its end does the pipe let go of the process's transport.
-            await self._process.stdout.read()
-
-
 class MathPool:
     """Warm processes that run ``math-verify``. Use it as an async context manager.
 
@@ -267,11 +208,10 @@ class MathPool:
             raise MissingExtra(
                 "verifiers", package="math-verify", needed_for="comparing mathematical answers"
             )
-        self._cpu_limit, self._wall_limit = cpu_limit, wall_limit
-        self._idle: list[_Worker] = []
-        self._free = asyncio.Semaphore(workers)
+        self._processes = ProcessPool(
+            _WORKER, workers=workers, cpu_limit=cpu_limit, wall_limit=wall_limit
+        )
         self._known: OrderedDict[tuple[str, str], MathVerdict] = OrderedDict()
-        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -284,16 +224,9 @@ class MathPool:
     ) -> None:
         await self.close()
 
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
-
     async def close(self) -> None:
         """Stop all processes."""
-        self._closed = True
-        while self._idle:
-            await self._idle.pop().stop()
+        await self._processes.close()
 
     async def compare(self, expected: str, answer: str) -> MathVerdict:
         """Whether the final text `answer` gives `expected`.
@@ -320,38 +253,12 @@ class MathPool:
         return known
 
     async def _symbolic(self, expected: str, answer: str) -> MathVerdict:
-        request = {"expected": expected, "answer": answer, "cpu_limit": self._cpu_limit}
-        async with self._free:
-            self._check_open()
-            worker = self._idle.pop() if self._idle else await _Worker.start()
-            try:
-                reply = await self._reply(worker, request)
-            except BaseException:
-                await asyncio.shield(worker.stop())
-                raise
-            if reply is None or self.closed or worker.jobs >= _MOST_JOBS:
-                await worker.stop()
-            else:
-                self._idle.append(worker)
+        reply = await self._processes.ask({"expected": expected, "answer": answer})
         if reply is None:
             return MathVerdict(False, "symbolic", fault="too_costly")
-        return MathVerdict(reply["equal"], "symbolic", reply["extracted"], reply["fault"])
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise VerifierError("the pool of math processes is closed")
-
-    async def _reply(self, worker: _Worker, request: dict[str, Any]) -> dict[str, Any] | None:
-        """What `worker` says; ``None`` if the CPU time ran out, and with it the worker."""
-        try:
-            async with asyncio.timeout(self._wall_limit):
-                return await worker.ask(request)
-        except TimeoutError as error:
-            raise VerifierError(f"math-verify gave no verdict in {self._wall_limit} s") from error
-        except _Died as error:
-            if error.signal_number == signal.SIGPROF:
-                return None
-            raise VerifierError(f"a math process died ({error})") from error
+        if "error" in reply:
+            return MathVerdict(False, "symbolic", fault=reply["error"])
+        return MathVerdict(reply["equal"], "symbolic", reply["extracted"])
 
 
 def _shown(answer: str) -> str:

@@ -315,3 +315,37 @@ def test_a_terminal_gets_a_live_bar(echo: Path, tmp_path: Path) -> None:
     assert process.returncode == 0
     assert b"100/100" in shown
     assert b"rollouts/s" in shown
+
+
+@pytest.fixture
+def recorded_run(echo: Path, tmp_path: Path) -> Path:
+    rows = write(tmp_path / "rows.jsonl", "a", "b", "crash")
+    output = tmp_path / "run"
+    assert cli("collect", echo, "-m", "scripted:garbage", "-i", rows, "-o", output).returncode == 0
+    return output
+
+
+def test_report_shows_a_run_and_writes_a_page(recorded_run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = cli("report", recorded_run, "--html", page)
+    assert done.returncode == 0, done.stderr
+    assert "verifier 1" in done.stdout
+    assert "<h2>Failures</h2>" in page.read_text()
+    assert orjson.loads(cli("report", recorded_run, "--json").stdout)["scored"] == 2
+    assert cli("report", tmp_path).returncode == 2
+
+
+def test_reverify_gives_new_verdicts_in_a_new_folder(
+    echo: Path, recorded_run: Path, tmp_path: Path
+) -> None:
+    before = (recorded_run / "rollouts.jsonl").read_bytes()
+    again = tmp_path / "again"
+    done = cli("reverify", echo, recorded_run, "-o", again, "--set", "lenient=true")
+    assert done.returncode == 0, done.stderr
+    assert "1 verdicts are as they were, 2 changed" in done.stdout
+    assert orjson.loads((again / "metrics.json").read_bytes())["reward_mean"] == 1.0
+    assert (recorded_run / "rollouts.jsonl").read_bytes() == before
+    assert cli("reverify", echo, recorded_run, "-o", recorded_run).returncode == 2
+    assert cli("reverify", echo, recorded_run, "-o", again).returncode == 2
+    only = cli("reverify", echo, recorded_run, "-o", again, "--overwrite", "--failed-only")
+    assert "1 verdicts are as they were, 0 changed" in only.stdout

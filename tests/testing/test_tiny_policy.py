@@ -71,7 +71,7 @@ def test_sizes_stay_below_a_million_parameters_and_match_the_tokenizer(tmp_path:
         assert (model.dtype, model.training) == (torch.float32, False)
         assert model.get_input_embeddings().weight is not model.get_output_embeddings().weight
 
-    assert counts == {"small": 0, "default": 108_224, "large": 0}
+    assert counts == {"small": 35_616, "default": 108_096, "large": 511_296}
 
 
 def test_it_loads_with_the_auto_classes(tmp_path: Path) -> None:

@@ -22,12 +22,8 @@ from gym_adapters.items import (
     reasoning,
     user_message,
 )
-from gym_adapters.testing.tiny_tokenizer import (
-    CONTROL_TOKENS,
-    chat_messages,
-    chat_tools,
-    tiny_tokenizer,
-)
+from gym_adapters.testing.tiny_tokenizer import CONTROL_TOKENS, tiny_tokenizer
+from gym_adapters.tokens.chat_messages import MessageDialect, template_tools
 
 TOKENIZER: Any = tiny_tokenizer()
 ADD: FunctionTool = {
@@ -56,7 +52,7 @@ RENDERED = (
 
 def render(items: list[Item], tools: list[FunctionTool], **options: Any) -> str:
     text = TOKENIZER.apply_chat_template(
-        chat_messages(items), tools=chat_tools(tools) or None, tokenize=False, **options
+        MessageDialect().messages(items), tools=template_tools(tools), tokenize=False, **options
     )
     assert isinstance(text, str)
     return text
@@ -102,13 +98,13 @@ def test_without_tools_or_system_text_there_is_no_system_turn() -> None:
 
 
 def test_tools_in_responses_shape_render_alike() -> None:
-    messages = chat_messages(TURNS)
+    messages = MessageDialect().messages(TURNS)
     assert TOKENIZER.apply_chat_template(messages, tools=[dict(ADD)], tokenize=False) == RENDERED
 
 
-@pytest.mark.parametrize("length", range(2, len(chat_messages(TURNS))))
+@pytest.mark.parametrize("length", range(2, len(MessageDialect().messages(TURNS))))
 def test_every_prefix_of_a_conversation_renders_to_a_prefix(length: int) -> None:
-    messages = chat_messages(TURNS)[:length]
+    messages = MessageDialect().messages(TURNS)[:length]
     text = TOKENIZER.apply_chat_template(messages, tools=[dict(ADD)], tokenize=False)
     assert isinstance(text, str)
     assert RENDERED.startswith(text)
@@ -116,7 +112,10 @@ def test_every_prefix_of_a_conversation_renders_to_a_prefix(length: int) -> None
 
 def test_the_assistant_mask_covers_each_sampled_turn_and_its_end() -> None:
     encoded = TOKENIZER.apply_chat_template(
-        chat_messages(TURNS), tools=[dict(ADD)], return_dict=True, return_assistant_tokens_mask=True
+        MessageDialect().messages(TURNS),
+        tools=[dict(ADD)],
+        return_dict=True,
+        return_assistant_tokens_mask=True,
     )
     ids, mask = encoded["input_ids"], encoded["assistant_masks"]
     assert TOKENIZER.decode([i for i, m in zip(ids, mask, strict=True) if m]) == (

@@ -337,3 +337,21 @@ def test_template_variables_reach_the_template_and_its_hash(build: Callable[...,
     assert len(glad.template_hash) == 16
     again = TemplateRenderer(tokenizer, template_kwargs={"mood": "sad"})
     assert sad.template_hash == again.template_hash
+
+
+def test_new_items_that_depend_on_what_came_before_are_rendered_with_it(
+    build: Callable[..., Any],
+) -> None:
+    numbered = (
+        "{% for m in messages %}<|im_start|>{{ m.role }} {{ loop.index }}\n"
+        "{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}"
+        "<|im_start|>assistant {{ messages | length + 1 }}\n{% endif %}"
+    )
+    tokenizer = build(numbered)
+    renderer = TemplateRenderer(tokenizer)
+    turn: list[Item] = [user_message("q"), assistant_message("a")]
+    delta = renderer.delta_ids(turn * 2, [user_message("n")], last_sampled_id=None, tools=())
+    assert tokenizer.decode(delta) == (
+        "<|im_end|>\n<|im_start|>user 5\nn<|im_end|>\n<|im_start|>assistant 6\n"
+    )

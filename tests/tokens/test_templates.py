@@ -656,3 +656,19 @@ def test_results_of_calls_beyond_what_the_template_writes_follow_the_last_one(
     end, _, rest = setup.case.tool.partition("|>")
     one, opening = rest[: rest.rindex("<|start")], rest[rest.rindex("<|start") :]
     assert setup.tokenizer.decode(delta) == f"{end}|>{one}{one}{opening}"
+
+
+STOPS = {
+    "gpt-oss": {"<|return|>", "<|call|>"},
+    "glm 4.5": {"<|user|>", "<|observation|>", "<|endoftext|>"},
+    "phi 3": {"<|end|>", "<|endoftext|>"},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_model_is_stopped_where_its_template_ends_a_turn_and_nowhere_else(
+    setup: Setup, name: str
+) -> None:
+    """gpt-oss writes ``<|end|>`` between thinking and answer: a stop there would cut the answer."""
+    stops = {setup.tokenizer.convert_ids_to_tokens(i) for i in setup.renderer.stop_token_ids}
+    assert stops == STOPS.get(name, {setup.case.eos})

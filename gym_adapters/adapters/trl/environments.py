@@ -14,8 +14,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
+from gym_adapters.adapters.environment_run import AnyEnvironment, EnvironmentRun
 from gym_adapters.adapters.trl.completions import Completion, completion_items
-from gym_adapters.adapters.trl.environment_run import AnyEnvironment, EnvironmentRun
 from gym_adapters.adapters.trl.reporting import Attempt, LogExtra, LogMetric, report
 from gym_adapters.adapters.trl.reward import Rewards
 from gym_adapters.adapters.trl.rows import row_of_columns

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from gym_adapters.adapters.capabilities import Adapter, Feature, refuse_unsupported
+from gym_adapters.adapters.environment_run import AnyEnvironment, EnvironmentRun
 from gym_adapters.adapters.trl.completions import Completion, assistant_items
-from gym_adapters.adapters.trl.environment_run import AnyEnvironment, EnvironmentRun
 from gym_adapters.adapters.trl.reporting import Attempt, LogExtra, LogMetric, report
 from gym_adapters.adapters.trl.rows import row_of_columns
 from gym_adapters.adapters.trl.trainer_facts import TrainerFacts

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from gym_adapters.adapters.budgeted_chat import BudgetedChat, TokenBudget
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
-from gym_adapters.adapters.trl.budgeted_chat import BudgetedChat, TokenBudget
-from gym_adapters.adapters.trl.environment_run import AnyEnvironment, EnvironmentRun
+from gym_adapters.adapters.environment_run import AnyEnvironment, EnvironmentRun
 from gym_adapters.adapters.trl.rollout_columns import rollout_columns
 from gym_adapters.adapters.trl.rows import row_of_prompt
 from gym_adapters.adapters.trl.trainer_generation import (
@@ -137,7 +138,7 @@ class RolloutFunction:
         self._max_tokens_per_turn = max_tokens_per_turn
         self._max_concurrency = max_concurrency
         self._chat_format = chat_format
-        self._speech: tuple[int, _Speech] | None = None
+        self._speech: tuple[weakref.ref[Any], _Speech] | None = None
         self._last_call = ("", -1, -1)
         self._checked_template = False
 
@@ -201,7 +202,7 @@ class RolloutFunction:
         from gym_adapters.tokens.output_parser import output_parser
         from gym_adapters.tokens.template_renderer import TemplateRenderer
 
-        if self._speech is None or self._speech[0] != id(trainer):
+        if self._speech is None or self._speech[0]() is not trainer:
             tokenizer = tokenizer_of(trainer)
             variables = trainer.chat_template_kwargs
             speech = _Speech(
@@ -209,7 +210,7 @@ class RolloutFunction:
                 parser=output_parser(tokenizer, self._chat_format, template_kwargs=variables),
                 sampling=TrainerSampling(trainer, self._max_tokens_per_turn),
             )
-            self._speech = (id(trainer), speech)
+            self._speech = (weakref.ref(trainer), speech)
         return self._speech[1]
 
     async def _roll_out(

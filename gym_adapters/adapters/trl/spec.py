@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
-from gym_adapters.adapters.trl.environment_run import AnyEnvironment
+from gym_adapters.adapters.environment_run import AnyEnvironment
 from gym_adapters.adapters.trl.environments import (
     EnvironmentFactory,
     EnvironmentReward,

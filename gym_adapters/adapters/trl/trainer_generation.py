@@ -97,6 +97,8 @@ class TrainerGeneration:
                     seed=trainer.args.seed,
                 )
 
+            if self._made is not None and getattr(self._made[1], "model", None) is not model:
+                self._made = None
             yield self._once(trainer, make)
 
     def _once(self, trainer: Any, make: Callable[[Any], TokenGenerator]) -> TokenGenerator:

@@ -81,8 +81,13 @@ def test_grpo_trains_on_what_its_colocated_engine_sampled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        # TRL sets them for vLLM: set and deleted here, they are gone again after the test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     import trl.generation.vllm_generation as trl_vllm
     from vllm import LLM, _custom_ops
+    from vllm.distributed import cleanup_dist_env_and_memory
 
     # Weights can't be loaded into layers that were packed for oneDNN.
     monkeypatch.setattr(_custom_ops, "_supports_onednn", False)
@@ -119,3 +124,5 @@ def test_grpo_trains_on_what_its_colocated_engine_sampled(
     assert [e["sampling/importance_sampling_ratio/mean"] for e in history] == pytest.approx(
         [1.0] * 3, abs=1e-2
     )
+    del trainer
+    cleanup_dist_env_and_memory()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gym_adapters.adapters.trl.budgeted_chat import BudgetedChat, TokenBudget
+from gym_adapters.adapters.budgeted_chat import BudgetedChat, TokenBudget
 from gym_adapters.agents.tool_agent import ToolAgent
 from gym_adapters.environment import Environment, Transcript
 from gym_adapters.episode import Episode

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
-from gym_adapters.adapters.trl.background_loop import BackgroundLoop
+from gym_adapters.adapters.background_loop import BackgroundLoop
 from gym_adapters.environment import Environment, EnvironmentConfig
 from gym_adapters.episode import Episode, EpisodeLimits, open_episode_resources
 from gym_adapters.errors import Boundary, boundary

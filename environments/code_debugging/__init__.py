@@ -1,0 +1,1 @@
+"""Finding and mending faults in a program, with tests to run."""

@@ -1,0 +1,1 @@
+"""Answers judged against each other, not against a key."""

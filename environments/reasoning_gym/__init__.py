@@ -1,0 +1,1 @@
+"""Any puzzle generator of the package ``reasoning-gym``."""
