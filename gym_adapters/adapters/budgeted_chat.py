@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gym_adapters.errors import ModelError
 from gym_adapters.generation.chat import ChatSession, ModelTurn
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.generation.token_chat import TokenChatModel
@@ -21,16 +22,18 @@ class TokenBudget:
     Attributes:
         completion: Most tokens after the prompt, sampled or not, over all turns.
         context: Most tokens of prompt and completion together; ``None`` for no bound of its own.
+        prompt: Most tokens of the prompt; a longer one fails its rollout. ``None`` for no bound.
     """
 
     completion: int
     context: int | None = None
+    prompt: int | None = None
 
 
 class BudgetedChat:
     """A `ChatModel` that gives each rollout the context its own prompt leaves it.
 
-    TRL bounds completions, prompts differ in length, and a chat model bounds both together.
+    Trainers bound completions, prompts differ in length, and a chat model bounds both together.
 
     Args:
         model: Over a token generator; its own `max_context` is not used.
@@ -82,14 +85,20 @@ class _Session:
         return await self._session.respond(new_items)
 
     def _opened(self, prompt: Sequence[Item]) -> ChatSession:
-        model = self._model
-        length = len(model.renderer.prompt_ids(prompt, self._tools)) + self._budget.completion
+        model, budget = self._model, self._budget
+        read = len(model.renderer.prompt_ids(prompt, self._tools))
+        if budget.prompt is not None and read > budget.prompt:
+            raise ModelError(
+                f"the prompt has {read} tokens, and the trainer takes {budget.prompt} at most. "
+                "Fix: allow longer prompts, or leave the row out."
+            )
+        length = read + budget.completion
         bounded = TokenChatModel(
             model.generator,
             model.renderer,
             model.parser,
             name=model.name,
-            max_context=min(length, self._budget.context or length),
+            max_context=min(length, budget.context or length),
             strict=model.strict,
         )
         return bounded.open(tools=self._tools, sampling=self._sampling, request_id=self._request_id)

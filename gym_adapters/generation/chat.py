@@ -52,8 +52,8 @@ class ChatSession(Protocol):
         """Read `new_items`, which follow all that was said before, and answer.
 
         Returns:
-            The turn, or ``None`` where `new_items` leave no context to answer in; they are then in
-            the ledger only as far as they fit, and the session is over.
+            The turn, or ``None`` where `new_items` leave no context to answer in: they are then not
+            among the session's tokens, and the session is over.
 
         Raises:
             ModelError: If generation fails.

@@ -142,4 +142,6 @@ def off_policy_report(segments: Iterable[Segment]) -> OffPolicyReport:
             constrained += len(gaps)
             changed += sum(abs(gap) > ROUNDING for gap in gaps)
             lost += sum(gaps)
-    return OffPolicyReport(sampled, constrained, changed, lost / constrained if constrained else 0.0)
+    return OffPolicyReport(
+        sampled, constrained, changed, lost / constrained if constrained else 0.0
+    )

@@ -217,9 +217,7 @@ class _VLLMSteps:
     def add(self, admission: Admission) -> None:
         from vllm.sampling_params import RequestOutputKind
 
-        params = engine_params(
-            admission.fields, admission.detokenize, RequestOutputKind.FINAL_ONLY
-        )
+        params = engine_params(admission.fields, admission.detokenize, RequestOutputKind.FINAL_ONLY)
         lora = self._lora_request() if self._lora_request is not None else None
         prompt = {"prompt_token_ids": admission.token_ids}
         try:

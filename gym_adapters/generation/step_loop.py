@@ -238,7 +238,7 @@ class StepLoop:
     def _step(self) -> None:
         try:
             finished = list(self._engine.step())
-        except Exception as error:  # noqa: BLE001 - whatever an engine raises, it is not to be used
+        except Exception as error:
             self._failure = f"{type(error).__name__}: {error}"
             # One engine ends here; several tell each other first, with their next word.
             if self._group.size == 1:

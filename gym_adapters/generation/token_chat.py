@@ -37,6 +37,8 @@ class TokenChatModel:
         parser: Sampled ids to items.
         name: What to call the model in a rollout's provenance.
         max_context: Most tokens that prompt and completion may have together; ``None`` for any.
+        max_completion: Most tokens after the prompt of a segment, the policy's and the
+            environment's, over all turns; ``None`` for any.
         strict: Refuse a template that rewrites history, in place of starting a new segment. For
             trainers that take one segment a rollout.
     """
@@ -49,12 +51,14 @@ class TokenChatModel:
         *,
         name: str,
         max_context: int | None = None,
+        max_completion: int | None = None,
         strict: bool = False,
     ) -> None:
         self.generator = generator
         self.renderer = renderer
         self.parser = parser
         self.max_context = max_context
+        self.max_completion = max_completion
         self.strict = strict
         self._name = name
 
@@ -109,23 +113,15 @@ class TokenChatSession:
         self._request_id = request_id
         self._history: list[Item] = []
         self._turns = 0
-        self._is_full = False
+        self._limit = model.max_context
 
     @property
     def segments(self) -> Sequence[Segment]:
         """Segments that hold a sampled token, oldest first."""
         return self.ledger.segments
 
-    def has_room(self) -> bool:
-        """Whether there is context left to answer in."""
-        limit = self._model.max_context
-        return not self._is_full and (limit is None or len(self.ledger.context_ids) < limit)
-
-    async def respond(self, new_items: Sequence[Item]) -> ModelTurn:
-        """Read `new_items`, and answer.
-
-        Where they leave no room to answer in, the turn is empty and its finish reason ``length``;
-        the ledger then stays as it was.
+    async def respond(self, new_items: Sequence[Item]) -> ModelTurn | None:
+        """Read `new_items`, and answer; ``None``, and an unchanged ledger, where they don't fit.
 
         Raises:
             ModelError: If generation fails, or the tokens don't line up.
@@ -133,8 +129,7 @@ class TokenChatSession:
         """
         with boundary(Boundary.MODEL, f"turn {self._turns} of {self._request_id}"):
             if not self._read(new_items):
-                self._is_full = True
-                return ModelTurn((), "length", Usage(len(self.ledger.context_ids), 0))
+                return None
             return await self._sample()
 
     def _read(self, new_items: Sequence[Item]) -> bool:
@@ -158,11 +153,12 @@ class TokenChatSession:
                 rewritten = True
         if rewritten:
             ids = self._model.renderer.prompt_ids([*self._history, *new_items], self._tools)
-        limit = self._model.max_context
+        limit = self._limit_after(ids) if rewritten else self._limit
         context = len(ids) + (0 if rewritten else len(self.ledger.context_ids))
         if limit is not None and context >= limit:
             return False
         if rewritten:
+            self._limit = limit
             self.ledger.open_segment(ids)
         else:
             self.ledger.append_environment(ids)
@@ -192,8 +188,16 @@ class TokenChatSession:
         self._history.extend(items or [assistant_message("")])
         return ModelTurn(items, finish_reason, Usage(read, len(generation.token_ids)))
 
+    def _limit_after(self, prompt_ids: Sequence[int]) -> int | None:
+        """Most tokens of a segment that starts with `prompt_ids`."""
+        context, completion = self._model.max_context, self._model.max_completion
+        if completion is None:
+            return context
+        limit = len(prompt_ids) + completion
+        return limit if context is None else min(context, limit)
+
     def _budget(self, context: int) -> int | None:
-        limit, budget = self._model.max_context, self._sampling.max_tokens
+        limit, budget = self._limit, self._sampling.max_tokens
         if limit is None:
             return budget
         return limit - context if budget is None else min(budget, limit - context)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -37,6 +38,9 @@ ones, their context read again; they end first; or they fail with a `ModelError`
 
 # vLLM's own weight loading has no deadline; a hung worker must not hang the run for ever.
 LOAD_TIMEOUT = 1800.0
+PREFIX = "gym_adapters-weights-"
+# Bytes of memory to leave to others.
+MARGIN = 2**28
 
 
 class VLLMGenerator:
@@ -200,11 +204,15 @@ class VLLMGenerator:
                 an update succeeds.
         """
         async with self._updating:
-            with TemporaryDirectory(prefix="gym_adapters-weights-", dir=_memory()) as spare:
-                folder = await asyncio.to_thread(_weights_folder, weights, Path(spare))
-                names = await asyncio.to_thread(checkpoint_names, folder)
-                self._check_names(names, partial)
+            if isinstance(weights, str | Path):
+                folder = Path(weights).resolve()
+                self._check_names(await asyncio.to_thread(checkpoint_names, folder), partial)
                 await self._load(folder, in_flight)
+            else:
+                self._check_names(frozenset(weights), partial)
+                with TemporaryDirectory(dir=_roomy(weights), prefix=PREFIX) as spare:
+                    await asyncio.to_thread(_save, weights, Path(spare))
+                    await self._load(Path(spare), in_flight)
             self._unusable = None
             self._version = _next_version(self._version) if version is None else version
             return self._version
@@ -273,8 +281,7 @@ class VLLMGenerator:
                     final = output
             except Exception as error:
                 raise ModelError(
-                    f"vLLM failed on {request_id}: {type(error).__name__}: "
-                    f"{_reason(error)}"
+                    f"vLLM failed on {request_id}: {type(error).__name__}: {_reason(error)}"
                 ) from error
         if final is None:
             raise ModelError(f"vLLM gave nothing for {request_id}.")
@@ -310,7 +317,9 @@ class VLLMGenerator:
 
     def _check_names(self, names: frozenset[str], partial: bool) -> None:
         if not names:
-            raise InvalidConfig("there are no weights to load.")
+            raise InvalidConfig(
+                "there are no weights to load: no tensors, or no safetensors files."
+            )
         if not self._expected:
             return
         unknown = sorted(names - self._expected - {"lm_head.weight"})
@@ -357,22 +366,19 @@ def _next_version(version: int | str | None) -> int:
     return version + 1 if isinstance(version, int) else 1
 
 
-def _memory() -> str | None:
-    """A folder in memory, where there is one."""
-    shared = Path("/dev/shm")  # noqa: S108 - only the parent of a private folder
-    return str(shared) if shared.is_dir() else None
+def _roomy(weights: Mapping[str, Tensor]) -> str | None:
+    """A folder in memory, where there is one with room for them; in containers it is often tiny."""
+    shared = Path("/dev/shm")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    if shared.is_dir() and disk_usage(shared).free > 1.1 * size + MARGIN:
+        return str(shared)
+    return None
 
 
-def _weights_folder(weights: Mapping[str, Tensor] | str | Path, spare: Path) -> Path:
-    if isinstance(weights, str | Path):
-        folder = Path(weights)
-        if not any(folder.glob("*.safetensors")):
-            raise InvalidConfig(f"there are no safetensors files in {str(folder)!r}.")
-        return folder.resolve()
+def _save(weights: Mapping[str, Tensor], folder: Path) -> None:
     save = require("safetensors.torch", "vllm", "weight updates")
-    # A copy: views into one storage can't be saved, and the engine must not see later changes.
+    # Copies: views into one storage can't be saved.
     tensors = {
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()
     }
-    save.save_file(tensors, str(spare / "model.safetensors"))
-    return spare
+    save.save_file(tensors, str(folder / "model.safetensors"))

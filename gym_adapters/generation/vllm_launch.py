@@ -42,7 +42,7 @@ def is_cpu() -> bool:
 
 
 def engine_args_for(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """vLLM's engine arguments: those `given`, and ours where nothing is said."""
+    """Engine arguments of vLLM: those `given`, and ours where nothing is said."""
     args: dict[str, Any] = {
         "model": str(folder),
         "logprobs_mode": "processed_logprobs",

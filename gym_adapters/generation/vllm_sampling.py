@@ -112,7 +112,7 @@ def token_ids_of(prompt_ids: Sequence[int]) -> list[int]:
 
 
 def finish_reason_of(reason: str | None) -> FinishReason:
-    """vLLM's finish reason as ours.
+    """A finish reason of vLLM as ours.
 
     Raises:
         ModelError: If the turn is not whole.

@@ -144,6 +144,11 @@ _BUILT_IN: Mapping[str, ModelScheme] = {
         "a model folder, or the name of one in the Hugging Face cache, on this machine",
         "gym_adapters.rollouts.transformers_source:transformers_source",
     ),
+    "vllm": ModelScheme(
+        "vllm:PATH",
+        "the same, in a vLLM engine that is started for the run",
+        "gym_adapters.rollouts.vllm_source:vllm_source",
+    ),
     "openai": ModelScheme(
         "openai:NAME@URL",
         "an OpenAI-compatible endpoint (Chat Completions); key from OPENAI_API_KEY",

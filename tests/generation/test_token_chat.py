@@ -183,27 +183,38 @@ async def test_the_templates_turn_ends_are_added_to_the_stop_ids() -> None:
 
 
 async def test_the_budget_of_a_turn_is_what_the_context_has_left() -> None:
-    talk = Talk("a<|im_end|>", "b<|im_end|>", sampling=SamplingParams(max_tokens=1000))
-    talk.model.max_context = 100
+    talk = Talk("a<|im_end|>", sampling=SamplingParams(max_tokens=1000), max_context=100)
     await talk.session.respond([user_message("q")])
     assert talk.script.samplings[0].max_tokens == 100 - len(talk.script.prompts[0])
-    assert talk.session.has_room()
 
 
-async def test_items_that_leave_no_room_end_in_an_empty_turn_and_an_unchanged_ledger() -> None:
+@pytest.mark.parametrize("prompt", ["q", "a longer question"])
+async def test_a_completion_has_its_own_bound_whatever_the_prompts_length(prompt: str) -> None:
+    talk = Talk("a<|im_end|>", "b<|im_end|>", max_completion=40)
+    await talk.session.respond([user_message(prompt)])
+    await talk.session.respond([user_message("n")])
+    first, second = talk.script.samplings
+    written = len(talk.script.prompts[1]) - len(talk.script.prompts[0])
+    assert (first.max_tokens, second.max_tokens) == (40, 40 - written)
+
+
+async def test_the_tighter_of_both_bounds_holds() -> None:
+    talk = Talk("a<|im_end|>", max_context=50, max_completion=40)
+    await talk.session.respond([user_message("q")])
+    assert talk.script.samplings[0].max_tokens == 50 - len(talk.script.prompts[0])
+
+
+async def test_items_that_leave_no_room_give_no_turn_and_an_unchanged_ledger() -> None:
     talk = Talk("a<|im_end|>", max_context=60)
     await talk.session.respond([user_message("q")])
     before = list(talk.session.ledger.context_ids)
-    turn = await talk.session.respond([user_message("long" * 40)])
-    assert (list(turn.items), turn.finish_reason) == ([], "length")
+    assert await talk.session.respond([user_message("long" * 40)]) is None
     assert list(talk.session.ledger.context_ids) == before
-    assert not talk.session.has_room()
 
 
 async def test_a_prompt_that_is_too_long_is_never_sampled_from() -> None:
     talk = Talk(max_context=10)
-    turn = await talk.session.respond([user_message("long" * 40)])
-    assert turn.finish_reason == "length"
+    assert await talk.session.respond([user_message("long" * 40)]) is None
     assert talk.script.prompts == []
     assert list(talk.session.segments) == []
 

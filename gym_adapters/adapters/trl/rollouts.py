@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from gym_adapters.adapters.budgeted_chat import BudgetedChat, TokenBudget
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
 from gym_adapters.adapters.environment_run import AnyEnvironment, EnvironmentRun
 from gym_adapters.adapters.trl.rollout_columns import rollout_columns
@@ -156,9 +155,8 @@ class RolloutFunction:
         """
         batch = self._batch([self.run.task(row_of_prompt(prompt)) for prompt in prompts], trainer)
         speech = self._speech_of(trainer)
-        budget = TokenBudget(trainer.max_completion_length, max_context_of(trainer))
         with self._source(trainer) as generator:
-            model = BudgetedChat(_chat_model(trainer, generator, speech), budget)
+            model = _chat_model(trainer, generator, speech)
             rollouts = self.run.loop.run(self._roll_out(batch, model, speech.sampling))
         self._check_template(rollouts)
         return rollout_columns(rollouts, pad_id=tokenizer_of(trainer).pad_token_id)
@@ -262,7 +260,15 @@ def _chat_model(trainer: Any, generator: TokenGenerator, speech: _Speech) -> Any
     from gym_adapters.generation.token_chat import TokenChatModel
 
     name = getattr(trainer.model.config, "_name_or_path", "") or "policy"
-    return TokenChatModel(generator, speech.renderer, speech.parser, name=name, strict=True)
+    return TokenChatModel(
+        generator,
+        speech.renderer,
+        speech.parser,
+        name=name,
+        max_context=max_context_of(trainer),
+        max_completion=trainer.max_completion_length,
+        strict=True,
+    )
 
 
 async def _all_or_none(rollouts: Sequence[Coroutine[Any, Any, Rollout]]) -> list[Rollout]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
+from gym_adapters.adapters.prompt_messages import prompt_messages
 from gym_adapters.errors import InvalidRow
 from gym_adapters.extras import require
-from gym_adapters.items import Item, item_text
 from gym_adapters.task import Task
 
 __all__ = ["ROW", "prompt_messages", "row_of_columns", "row_of_prompt", "trl_dataset"]
@@ -61,28 +61,6 @@ def trl_dataset(tasks: Iterable[Task], *, row_in_prompt: bool = False) -> Any:
         raise InvalidRow("there are no tasks.", fix="give at least one.")
     columns = {"prompt": prompts} if row_in_prompt else {"prompt": prompts, ROW: rows}
     return datasets.Dataset.from_dict(columns)
-
-
-def prompt_messages(items: Sequence[Item]) -> list[Message]:
-    """Items as chat messages of text.
-
-    What is not a message (an earlier tool call, say) is shown as text: adapters under which TRL
-    renders these messages refuse such rows.
-    """
-    messages: list[Message] = []
-    for item in items:
-        if item["type"] == "message":
-            # Hardly a template knows ``developer``, which is the newer name of ``system``.
-            role = "system" if item["role"] == "developer" else item["role"]
-            messages.append({"role": role, "content": item_text(item)})
-        elif item["type"] == "function_call":
-            text = f"{item['name']}({item['arguments']})"
-            messages.append({"role": "assistant", "content": text})
-        elif item["type"] == "function_call_output":
-            messages.append({"role": "tool", "content": item["output"]})
-        else:
-            messages.append({"role": "assistant", "content": item_text(item)})
-    return messages
 
 
 def row_of_prompt(prompt: Sequence[Mapping[str, Any]] | str) -> dict[str, Any]:
