@@ -201,6 +201,36 @@ class Episode:
         self._check_running()
         return await self._end(reason)
 
+    async def call_tool(self, call: FunctionCall) -> str:
+        """The result of one tool call, for a driver that runs calls one by one.
+
+        The call is not added to `output`: such a driver gives the whole of it to `judge`.
+
+        Raises:
+            RolloutError: If the tool could not be run at all.
+        """
+        self._check_running()
+        began = time.perf_counter()
+        try:
+            result = await self._call(call)
+        finally:
+            self._environment_time += time.perf_counter() - began
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def judge(self, output: Sequence[Item], reason: StopReason, *, turns: int) -> Step:
+        """End the episode with all that was said after the prompt, where tools ran by `call_tool`.
+
+        Args:
+            output: The assistant's items and the results of its tools.
+            reason: Why it stopped.
+            turns: How many turns the assistant took.
+        """
+        self._check_running()
+        self.output, self.turns = list(output), turns
+        return await self._end(reason)
+
     def fail(self, error: BaseException) -> Step:
         """End the episode as unscored, because of `error`."""
         self.outcome = Outcome.unscored(error)

@@ -14,7 +14,9 @@ import pytest
 
 pytest.importorskip("trl", reason="the README trains with TRL: install the extra trl")
 
-BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)```", re.S)
+BLOCK = re.compile(
+    r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL
+)
 # These install things, or are run by other tests for what they do.
 ELSEWHERE = ("make quickstart", "make test", "pip install")
 

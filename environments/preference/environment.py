@@ -164,7 +164,8 @@ def _task(rng: random.Random, difficulty: float) -> PreferenceTask:
     subject, reader = rng.choice(list(SUBJECTS)), rng.choice(("a child", "a friend", "a colleague"))
     words = rng.sample(SUBJECTS[subject], 2 + round(3 * difficulty))
     max_words = 80 - round(30 * difficulty)
-    request = f"Explain to {reader} {subject}, in at most {max_words} words. Speak of: {', '.join(words)}."
+    topics = ", ".join(words)
+    request = f"Explain to {reader} {subject}, in at most {max_words} words. Speak of: {topics}."
     row = {
         "responses_create_params": {"input": [{"role": "user", "content": request}]},
         "request": request,

@@ -36,6 +36,7 @@ class Adapter(StrEnum):
     TRL_ENVIRONMENT_FACTORY = "TRL environment_factory"
     TRL_REWARD = "TRL reward_function"
     VERL = "verl agent loop"
+    VERL_REWARD = "verl compute_score"
     NEMO_RL = "NeMo RL actor"
     NEMO_RL_NATIVE = "NeMo RL EnvironmentInterface"
 
@@ -149,12 +150,28 @@ CARRIES: Mapping[Adapter, AdapterLimits] = {
             Feature.REPLY: YES,
             Feature.OWN_PROMPT: YES,
             Feature.PRIOR_TURNS: YES,
-            Feature.GROUP_COMPARE: _no("a loop sees one rollout; score in verify"),
+            Feature.GROUP_COMPARE: YES,
+            Feature.SEVERAL_SEGMENTS: Carriage(True, "with adv_estimator=grpo; else the run ends"),
+            Feature.SEVERAL_POLICIES: _ONE_POLICY,
+            Feature.IMAGES: _NO_IMAGES,
+        },
+        failed_rollout="no row: outside the loss and the group's baseline; with fewer than two "
+        "survivors the whole prompt is left out, and replaced",
+    ),
+    Adapter.VERL_REWARD: AdapterLimits(
+        features={
+            Feature.TOOLS: _no("there is one turn, without tools; use the agent loop"),
+            Feature.ROW_TOOLS: _no("there is one turn, without tools; use the agent loop"),
+            Feature.REPLY: _no("there is one turn; use the agent loop"),
+            Feature.OWN_PROMPT: _no("verl takes the prompt from the dataset; use the agent loop"),
+            Feature.PRIOR_TURNS: _no("verl renders messages of text only here; use the agent loop"),
+            Feature.GROUP_COMPARE: _no("it scores one answer at a time; use the agent loop"),
             Feature.SEVERAL_SEGMENTS: _ONE_SEGMENT,
             Feature.SEVERAL_POLICIES: _ONE_POLICY,
             Feature.IMAGES: _NO_IMAGES,
         },
-        failed_rollout="mask 0, and removed from its group by the adapter's trainer hook",
+        failed_rollout="an error: verl leaves the rollout out, and a lone survivor is trained with "
+        "a baseline of 0; use the agent loop",
     ),
     Adapter.NEMO_RL: AdapterLimits(
         features={

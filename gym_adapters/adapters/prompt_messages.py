@@ -15,8 +15,8 @@ Message = dict[str, Any]
 def prompt_messages(items: Sequence[Item]) -> list[Message]:
     """Items as chat messages of text.
 
-    What is not a message (an earlier tool call, say) is shown as text: adapters under which a trainer
-    renders these messages refuse such rows.
+    What is not a message (an earlier tool call, say) is shown as text: adapters under
+    which a trainer renders these messages refuse such rows.
     """
     messages: list[Message] = []
     for item in items:

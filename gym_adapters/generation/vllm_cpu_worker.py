@@ -9,7 +9,7 @@ from gym_adapters.generation.vllm_cpu import keep_loadable_weights
 __all__ = ["ReloadableWorker"]
 
 
-class ReloadableWorker(CPUWorker):  # type: ignore[misc] - vLLM's classes are Any here
+class ReloadableWorker(CPUWorker):  # type: ignore[misc]
     """See `gym_adapters.generation.vllm_cpu`."""
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:

@@ -205,7 +205,7 @@ class VLLMGenerator:
         """
         async with self._updating:
             if isinstance(weights, str | Path):
-                folder = Path(weights).resolve()
+                folder = await asyncio.to_thread(Path(weights).resolve)
                 self._check_names(await asyncio.to_thread(checkpoint_names, folder), partial)
                 await self._load(folder, in_flight)
             else:

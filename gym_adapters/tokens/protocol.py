@@ -38,8 +38,8 @@ class ChatRenderer(Protocol):
         """What stands between the assistant's sampled turn and its next one.
 
         That is the end of the sampled turn where the policy did not sample it itself, `new_items`,
-        and the opening of the next assistant turn. Control tokens come from the template alone: text
-        inside `new_items` is encoded as text.
+        and the opening of the next assistant turn. Control tokens come from the template alone:
+        text inside `new_items` is encoded as text.
 
         Args:
             history: All items before `new_items`; the last one(s) are the assistant's turn.

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
+from gym_adapters.adapters import background_loop
 from gym_adapters.adapters.background_loop import BackgroundLoop
-from gym_adapters.adapters.trl import background_loop
 
 
 async def thread_name() -> str:

@@ -63,7 +63,7 @@ def teacher_forced(model: Any, prompt: Sequence[int], turn: Generation, heat: fl
     return [float(scored[i, token]) for i, token in enumerate(turn.token_ids)]
 
 
-class Gate(torch.nn.Module):  # type: ignore[misc] - torch is Any here
+class Gate(torch.nn.Module):  # type: ignore[misc]  # torch is Any here
     """Holds the decode thread before each forward pass until told to go on; may fail instead."""
 
     def __init__(self, inner: Any) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
 from gym_adapters.adapters.environment_run import AnyEnvironment, EnvironmentRun
+from gym_adapters.adapters.trainer_sampling import TrainerSampling
 from gym_adapters.adapters.trl.rollout_columns import rollout_columns
 from gym_adapters.adapters.trl.rows import row_of_prompt
 from gym_adapters.adapters.trl.trainer_generation import (
     GeneratorSource,
+    GrpoSampling,
     TrainerGeneration,
-    TrainerSampling,
     max_context_of,
     tokenizer_of,
 )
@@ -206,7 +207,7 @@ class RolloutFunction:
             speech = _Speech(
                 renderer=TemplateRenderer(tokenizer, template_kwargs=variables),
                 parser=output_parser(tokenizer, self._chat_format, template_kwargs=variables),
-                sampling=TrainerSampling(trainer, self._max_tokens_per_turn),
+                sampling=GrpoSampling(trainer, self._max_tokens_per_turn),
             )
             self._speech = (weakref.ref(trainer), speech)
         return self._speech[1]

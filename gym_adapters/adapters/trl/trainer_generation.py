@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from typing import Any
 
-from gym_adapters.errors import InvalidRow, Unsupported
+from gym_adapters.adapters.trainer_sampling import TrainerSampling
+from gym_adapters.errors import Unsupported
 from gym_adapters.generation.protocol import SamplingParams, TokenGenerator
-from gym_adapters.task import Task
 
 __all__ = [
     "GeneratorSource",
+    "GrpoSampling",
     "TrainerGeneration",
-    "TrainerSampling",
     "max_context_of",
     "tokenizer_of",
 ]
@@ -134,10 +133,8 @@ def max_context_of(trainer: Any) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-class TrainerSampling:
-    """Sampling by task: the trainer's settings, and the row's own token budget for a turn.
-
-    Where a row asks for another temperature or the like, the trainer wins; that is told once.
+class GrpoSampling(TrainerSampling):
+    """The sampling of a GRPOTrainer.
 
     Args:
         trainer: A GRPOTrainer.
@@ -150,43 +147,12 @@ class TrainerSampling:
             extras["min_p"] = trainer.min_p
         if trainer.repetition_penalty != 1.0:
             extras["repetition_penalty"] = trainer.repetition_penalty
-        self._sampling = SamplingParams(
-            max_tokens=max_tokens,
-            temperature=trainer.temperature,
-            top_p=trainer.top_p,
-            top_k=max(trainer.top_k or 0, 0),
-            extras=extras,
+        super().__init__(
+            SamplingParams(
+                max_tokens=max_tokens,
+                temperature=trainer.temperature,
+                top_p=trainer.top_p,
+                top_k=max(trainer.top_k or 0, 0),
+                extras=extras,
+            )
         )
-        self._told = False
-
-    def __call__(self, task: Task) -> SamplingParams:
-        """The sampling of one rollout of `task`.
-
-        Raises:
-            InvalidRow: If the row's ``max_output_tokens`` is no positive number.
-        """
-        asked = task.responses_create_params
-        self._tell_conflict(asked)
-        own, limit = asked.get("max_output_tokens"), self._sampling.max_tokens
-        if own is None:
-            return self._sampling
-        if not isinstance(own, int) or own < 1:
-            raise InvalidRow(
-                f"it must be a positive integer, not {own!r}.",
-                field="responses_create_params.max_output_tokens",
-                fix="write a number of tokens, or leave it out.",
-            )
-        return replace(self._sampling, max_tokens=own if limit is None else min(own, limit))
-
-    def _tell_conflict(self, asked: Mapping[str, Any]) -> None:
-        names = [
-            name
-            for name in ("temperature", "top_p")
-            if asked.get(name) is not None and asked[name] != getattr(self._sampling, name)
-        ]
-        if names and not self._told:
-            self._told = True
-            log.warning(
-                "rows ask for their own %s; the trainer's settings win. Told once.",
-                " and ".join(names),
-            )

@@ -107,7 +107,9 @@ def verl_rows(
     if not asked:
         raise InvalidRow("there are no tasks.", fix="give at least one.")
     refuse_unsupported(Adapter.VERL, entry.environment, asked)
-    return [_row(entry, task, index, overrides, components, split) for index, task in enumerate(asked)]
+    return [
+        _row(entry, task, index, overrides, components, split) for index, task in enumerate(asked)
+    ]
 
 
 def write_verl_rows(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
@@ -137,7 +139,8 @@ def _row(
     components: Sequence[str],
     split: str,
 ) -> Row:
-    identity = RowIdentity(entry.name, tuple(overrides), tuple(components), task.to_row())
+    name = _portable_name(entry.name)
+    identity = RowIdentity(name, tuple(overrides), tuple(components), task.to_row())
     return {
         "data_source": entry.environment.name,
         "prompt": prompt_messages(task.input),
@@ -147,3 +150,9 @@ def _row(
         "extra_info": {"index": index, "split": split, GYM: identity.to_text()},
         "agent_name": AGENT_NAME,
     }
+
+
+def _portable_name(name: str) -> str:
+    """`name`, made absolute where it is a folder: Ray workers have another working directory."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if (folder / "environment.py").is_file() else name

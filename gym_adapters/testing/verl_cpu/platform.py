@@ -142,4 +142,12 @@ def _accept_doubled_backend() -> None:
     torch.distributed.init_process_group = init_process_group
 
 
+def _ignore_newer_trl() -> None:
+    """Have verl do without TRL where TRL no longer has what verl patches in it (from 1.16 on)."""
+    from verl.utils import import_utils
+
+    import_utils.is_trl_available = lambda: False
+
+
 _accept_doubled_backend()
+_ignore_newer_trl()

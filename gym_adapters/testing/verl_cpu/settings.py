@@ -19,6 +19,9 @@ OVERRIDES: tuple[str, ...] = (
     "actor_rollout_ref.rollout.agent.num_workers=1",
     "actor_rollout_ref.actor.strategy=fsdp2",
     "actor_rollout_ref.actor.fsdp_config.model_dtype=fp32",
+    # By default the trainer computes in bfloat16, and its log-probabilities differ from hf_cpu's.
+    "++actor_rollout_ref.actor.fsdp_config.mixed_precision="
+    "{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}",
     "+actor_rollout_ref.model.override_config.attn_implementation=eager",
     "actor_rollout_ref.model.use_remove_padding=False",
     "actor_rollout_ref.model.enable_gradient_checkpointing=False",
@@ -27,6 +30,7 @@ OVERRIDES: tuple[str, ...] = (
     "trainer.nnodes=1",
     "reward.num_workers=1",
     "data.dataloader_num_workers=0",
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
     # verl counts GPUs and cores, and takes the numbers it is given.
     "ray_kwargs.ray_init.num_cpus=16",
     "+ray_kwargs.ray_init.num_gpus=1",

@@ -1,7 +1,7 @@
 """Which languages a text may be in: by its script, its letters and its commonest words.
 
-Deterministic and without a dependency. It knows the languages that IFEval asks for, and Chinese; a
-text too short to tell gives several.
+Deterministic and without a dependency. It knows the languages that IFEval asks for, and Chinese. A
+text of a few words may be in several; a longer one without a common word of any is in none of them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from itertools import islice
 from gym_adapters.verifiers.instructions.common_words import COMMON_WORDS
 from gym_adapters.verifiers.instructions.text import words
 
-__all__ = ["KNOWN_LANGUAGES", "possible_languages"]
+__all__ = ["KNOWN_LANGUAGES", "UNKNOWN", "possible_languages"]
+
+UNKNOWN = "und"
 
 # Enough to tell, however long the text.
 _LETTERS_READ = 4000
-_WORDS_READ = 2000
+_READ = 16_000
+_FEW_WORDS = 5
 
 _SCRIPTS: Mapping[str, tuple[str, ...]] = {
     "LATIN": ("en", "es", "pt", "fr", "de", "it", "vi", "pl", "fi", "sw"),
@@ -60,6 +63,8 @@ _TELLING_LETTERS: Mapping[str, str] = {
 def possible_languages(text: str) -> frozenset[str]:
     """Codes (ISO 639-1) of the languages that `text` may be in; empty if it has no letters.
 
+    `UNKNOWN` stands for one that is none of these.
+
     Only languages of the commonest script count, and of those the ones with the most evidence.
     """
     lowered = text.lower()
@@ -76,6 +81,8 @@ def possible_languages(text: str) -> frozenset[str]:
         return frozenset(candidates)
     evidence = _evidence(lowered, letters, candidates)
     most = max(evidence.values())
+    if most == 0 and len(words(lowered[:_READ])) > _FEW_WORDS:
+        return frozenset({UNKNOWN})
     return frozenset(name for name, score in evidence.items() if score == most)
 
 
@@ -91,6 +98,6 @@ def _evidence(lowered: str, letters: list[str], candidates: tuple[str, ...]) -> 
 
 def _spoken(lowered: str) -> list[str]:
     # \w leaves out the marks that Indic vowels are written with, so their words end at spaces.
-    plain = words(lowered[: _WORDS_READ * 8])
-    spaced = [word.strip("।,.!?:;()\"'") for word in lowered[: _WORDS_READ * 8].split()]
+    plain = words(lowered[:_READ])
+    spaced = [word.strip("।,.!?:;()\"'") for word in lowered[:_READ].split()]
     return [*plain, *(word for word in spaced if not word.isalnum())]

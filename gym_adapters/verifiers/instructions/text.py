@@ -11,10 +11,9 @@ import re
 __all__ = ["paragraphs", "sentences", "tokens", "words"]
 
 _END = re.compile(r"[.!?]++[\"'\u201d\u2019)\]]*+")
-_ABBREVIATIONS = frozenset(
-    ("capt", "co", "cpt", "dr", "e.g", "etc", "i.e", "inc", "jr", "lt", "ltd", "mr", "mrs", "ms")
-    + ("ph.d", "prof", "sr", "st", "vs")
-)
+_TITLES = ("capt", "cpt", "dr", "lt", "mr", "mrs", "ms", "prof", "st")
+_OTHERS = ("co", "e.g", "etc", "i.e", "inc", "jr", "ltd", "ph.d", "sr", "vs")
+_ABBREVIATIONS = frozenset((*_TITLES, *_OTHERS))
 _WEBSITE = re.compile(r"(?:com|net|org|io|gov|edu|me)\b")
 _LAST_WORD = re.compile(r"[\w.]*\Z")
 _LONGEST_ABBREVIATION = 12

@@ -72,7 +72,8 @@ def _keyword_specific_position(text: str, given: Arguments) -> bool:
     if not 1 <= n <= len(said):
         return False
     found = tokens(said[n - 1])
-    return 1 <= m <= len(found) and found[m - 1] == str(given["keyword"]).strip()
+    wanted = str(given["keyword"]).strip()
+    return bool(1 <= m <= len(found)) and found[m - 1] == wanted
 
 
 def _start_end(text: str, given: Arguments) -> bool:

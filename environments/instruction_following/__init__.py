@@ -1,0 +1,1 @@
+"""Requests with instructions about form that a program can check."""

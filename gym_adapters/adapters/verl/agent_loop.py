@@ -1,0 +1,220 @@
+"""The agent loop: our episodes, our agent and our ledger, over the servers verl owns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from gym_adapters.adapters.budgeted_chat import BudgetedChat, TokenBudget
+from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
+from gym_adapters.adapters.environment_run import EnvironmentRun
+from gym_adapters.adapters.trainer_sampling import TrainerSampling
+from gym_adapters.adapters.verl.loop_outputs import sample_fields
+from gym_adapters.adapters.verl.plugin import AGENT_NAME
+from gym_adapters.adapters.verl.rollout_group import (
+    RolloutGroup,
+    current_group,
+)
+from gym_adapters.adapters.verl.rows import RowIdentity
+from gym_adapters.adapters.verl.run_settings import RunSettings
+from gym_adapters.adapters.verl.server_generation import ServerGenerator
+from gym_adapters.adapters.verl.version import check_verl
+from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
+from gym_adapters.errors import InvalidConfig
+from gym_adapters.extras import require
+from gym_adapters.generation.protocol import SamplingParams
+from gym_adapters.generation.token_chat import TokenChatModel
+from gym_adapters.registry import load_environment
+from gym_adapters.rollout import Rollout
+from gym_adapters.rollouts.groups import compared
+from gym_adapters.tokens.output_parser import output_parser
+from gym_adapters.tokens.template_renderer import TemplateRenderer
+
+_loops = require("verl.experimental.agent_loop.agent_loop", "verl", "the verl adapter")
+
+__all__ = ["GymAgentLoop"]
+
+log = logging.getLogger(__name__)
+
+# Seconds. verl parks requests while weights change, and a full batch queues for the servers.
+TURN_TIMEOUT = 1800.0
+
+
+@_loops.register(AGENT_NAME)
+class GymAgentLoop(_loops.AgentLoopBase):
+    """Runs one rollout of the environment that the dataset row names.
+
+    verl makes one for every rollout. What is shared between rollouts (renderer, environment,
+    resources) is kept in the worker process.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_verl()
+        self._settings = RunSettings.of(self.config)
+
+    async def run(self, sampling_params: Mapping[str, Any], **row: Any) -> Any:
+        """One rollout, once all rollouts of its prompt have ended.
+
+        Args:
+            sampling_params: verl's.
+            **row: The dataset row, with ``uid``, ``session_id`` and ``global_steps``.
+
+        Returns:
+            An ``AgentLoopOutput``; several where the rollout has several segments; an empty list
+            where it can't be trained on.
+
+        Raises:
+            GroupDropped: If too few rollouts of the prompt can be trained on, in one of them.
+            InvalidRow: If the row is not one of ours.
+        """
+        identity = RowIdentity.of_extra_info(row.get("extra_info"))
+        group = self._group()
+        session, step = int(row["session_id"]), int(row["global_steps"])
+        # A step samples from the weights that the step before it made.
+        generator = ServerGenerator(self.server_manager, fallback_version=max(0, step - 1))
+        run = _environment_run(identity.environment, identity.overrides)
+        rollout = await self._roll_out(
+            run,
+            identity,
+            generator,
+            _sampling(_as_text(sampling_params)),
+            seed=_seed(self._settings.seed, step, group.policy.validate),
+            session=session,
+            request_id=f"{row['uid']}-{session}",
+        )
+
+        def judge(rollouts: Sequence[Rollout]) -> Awaitable[Sequence[Rollout]]:
+            return compared(run.environment, rollouts)
+
+        kept = await group.settle(session, rollout, judge)
+        return [] if kept is None else self._outputs(kept, generator, identity.components)
+
+    def _group(self) -> RolloutGroup:
+        group = current_group()
+        if group is None:
+            raise InvalidConfig(
+                "this loop must run in the adapter's worker. Fix: start verl with the overrides "
+                "that gym_adapters.adapters.verl.verl_overrides() gives."
+            )
+        return group
+
+    async def _roll_out(
+        self,
+        run: EnvironmentRun,
+        identity: RowIdentity,
+        generator: ServerGenerator,
+        sampling: TrainerSampling,
+        *,
+        seed: int,
+        session: int,
+        request_id: str,
+    ) -> Rollout:
+        speech = _speech(self.tokenizer, _as_text(self.apply_chat_template_kwargs))
+        bounds = self._settings.bounds
+        chat = TokenChatModel(
+            generator,
+            speech.renderer,
+            speech.parser,
+            name="policy",
+            strict=not self._settings.takes_segments,
+        )
+        room = bounds.prompt + bounds.response
+        context = min(room, self._settings.max_context or room)
+        task = run.task(dict(identity.row))
+        episode = await run.episode(task, seed=seed, rollout_index=session)
+        return await ToolAgent(AgentLimits(turn_timeout=TURN_TIMEOUT)).run(
+            episode,
+            BudgetedChat(chat, TokenBudget(bounds.response, context, bounds.prompt)),
+            sampling=sampling(task),
+            request_id=request_id,
+            seed=seed,
+        )
+
+    def _outputs(
+        self, rollout: Rollout, generator: ServerGenerator, components: Sequence[str]
+    ) -> Any:
+        fields = sample_fields(
+            rollout,
+            self._settings.bounds,
+            versions=generator.versions,
+            components=components,
+        )
+        metrics = _loops.AgentLoopMetrics(
+            generate_sequences=rollout.timings.model,
+            tool_calls=rollout.timings.environment,
+            compute_score=rollout.timings.verify,
+            num_preempted=-1 if generator.preempted is None else generator.preempted,
+        )
+        outputs = [
+            _loops.AgentLoopOutput(**asdict(sample), metrics=metrics.model_copy())
+            for sample in fields
+        ]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+@dataclass(frozen=True, slots=True)
+class _Speech:
+    """What it takes to speak to the policy."""
+
+    renderer: TemplateRenderer
+    parser: Any
+
+
+@cache
+def _environment_run(environment: str, overrides: tuple[str, ...]) -> EnvironmentRun:
+    """The environment, opened once a process; verl runs all its rollouts on one event loop."""
+    entry = load_environment(environment)
+    refuse_unsupported(Adapter.VERL, entry.environment)
+    return EnvironmentRun(entry, config=entry.config(overrides))
+
+
+@cache
+def _speech(tokenizer: Any, template_kwargs: str) -> _Speech:
+    variables = orjson.loads(template_kwargs)
+    return _Speech(
+        TemplateRenderer(tokenizer, template_kwargs=variables),
+        output_parser(tokenizer, template_kwargs=variables),
+    )
+
+
+def _as_text(settings: Mapping[str, Any] | None) -> str:
+    """Settings as a key to what was made of them."""
+    plain = dict(settings or {})
+    return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS, default=_plain).decode()
+
+
+def _plain(value: Any) -> Any:
+    """Containers of hydra as lists and dicts."""
+    return dict(value) if isinstance(value, Mapping) else list(value)
+
+
+@cache
+def _sampling(settings: str) -> TrainerSampling:
+    """The trainer's sampling parameters as ours; kept, so that a conflict is told once."""
+    params = orjson.loads(settings)
+    known = {"temperature", "top_p", "top_k", "logprobs"}
+    extras = {key: value for key, value in params.items() if key not in known}
+    # The neutral value is every server's default, and not every server knows the name.
+    if extras.get("repetition_penalty") == 1.0:
+        del extras["repetition_penalty"]
+    return TrainerSampling(
+        SamplingParams(
+            temperature=float(params.get("temperature", 1.0)),
+            top_p=float(params.get("top_p", 1.0)),
+            top_k=max(0, int(params.get("top_k") or 0)),
+            extras=extras,
+        )
+    )
+
+
+def _seed(run_seed: int, step: int, validate: bool) -> int:
+    """The seed of a step's episodes; a task that is seen again meets other random numbers."""
+    packed = f"{run_seed}:{'validation' if validate else 'train'}:{step}".encode()
+    return int.from_bytes(blake2b(packed, digest_size=6).digest())

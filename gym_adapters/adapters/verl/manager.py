@@ -1,0 +1,80 @@
+"""verl's V1 manager and worker, told which sessions belong to one prompt."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import ray
+
+from gym_adapters.adapters.verl import plugin
+from gym_adapters.adapters.verl.rollout_group import GroupPolicy, current_group, rollout_group
+from gym_adapters.adapters.verl.run_health import RunHealth
+from gym_adapters.adapters.verl.run_settings import RunSettings, tell_biases
+from gym_adapters.extras import require
+
+_tq = require("verl.trainer.ppo.v1.agent_loop_tq", "verl", "the verl adapter")
+# verl declares its worker as a Ray actor; what can be subclassed is the class inside.
+_Worker: Any = _tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class.__ray_actor_class__
+
+__all__ = ["GymAgentLoopManager", "GymAgentLoopWorker"]
+
+log = logging.getLogger(__name__)
+
+plugin.install()
+
+
+class GymAgentLoopWorker(_Worker):  # type: ignore[misc]
+    """Runs the sessions of each prompt as one group."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._settings = RunSettings.of(self.config)
+        self._health = RunHealth()
+
+    async def generate_sequences(self, batch: Any) -> None:
+        """Begin the rollouts of `batch`.
+
+        Raises:
+            RolloutError: If no rollout has had a reward for long.
+            Unsupported: If the chat template can't be trained on.
+        """
+        self._health.check()
+        await super().generate_sequences(batch)
+
+    async def _run_prompt(
+        self,
+        prompt: dict[str, Any],
+        sampling_params: dict[str, Any],
+        trajectory: dict[str, Any],
+        trace: bool = False,
+    ) -> None:
+        with rollout_group(self._policy(prompt, trajectory["validate"])) as group:
+            await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+        if group.rollouts:
+            self._health.note(group)
+
+    async def _run_agent_loop(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super()._run_agent_loop(*args, **kwargs)
+        finally:
+            # Whatever happened to this session, the others must not wait for it.
+            group = current_group()
+            if group is not None:
+                group.leave(int(kwargs["session_id"]))
+
+    def _policy(self, prompt: dict[str, Any], validate: bool) -> GroupPolicy:
+        settings = self._settings
+        usual = settings.validation_group_size if validate else settings.group_size
+        size = int(prompt.get("__rollout_n__", usual))
+        return GroupPolicy(size, validate=validate, has_baseline=settings.has_baseline)
+
+
+class GymAgentLoopManager(_tq.AgentLoopManagerTQ):
+    """verl's manager, over our workers; checks the configuration before the first step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        RunSettings.of(self.config)
+        tell_biases(self.config)
+        self.agent_loop_workers_class = ray.remote(GymAgentLoopWorker)

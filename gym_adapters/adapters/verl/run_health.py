@@ -1,0 +1,66 @@
+"""When a run of failures is the run's own failure."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from gym_adapters.adapters.verl.rollout_group import RolloutGroup
+from gym_adapters.errors import RolloutError, Unsupported
+
+__all__ = ["MOST_IN_A_ROW", "RunHealth"]
+
+log = logging.getLogger(__name__)
+
+MOST_IN_A_ROW = 64
+"""Prompts of one worker left out one after the other, until the run ends: verl replaces a prompt
+that is left out by another one, for ever."""
+
+_TEMPLATE_ERRORS = ("TemplateRewritesHistory", "TemplateRefuses", "Unsupported")
+
+
+@dataclass(slots=True)
+class RunHealth:
+    """What one worker has seen.
+
+    Attributes:
+        dropped: Prompts left out since the last that was not.
+        why: The newest problem.
+        template_problem: Why the chat template can't be trained on, where that is so.
+    """
+
+    dropped: int = 0
+    why: str = ""
+    template_problem: str | None = None
+
+    def note(self, group: RolloutGroup) -> None:
+        """Count a group that has ended, and tell of its failures."""
+        failures = group.failures()
+        if failures:
+            self.why = failures[0]
+            log.warning(
+                "%d of %d rollouts of a prompt train nothing; the first: %s",
+                len(failures),
+                group.policy.size,
+                self.why,
+            )
+        for rollout in group.rollouts.values():
+            failure = rollout.outcome.failure
+            if failure is not None and failure.error in _TEMPLATE_ERRORS:
+                self.template_problem = failure.message
+        self.dropped = self.dropped + 1 if group.was_dropped else 0
+
+    def check(self) -> None:
+        """End the run where going on is of no use.
+
+        Raises:
+            RolloutError: If too many prompts in a row were left out.
+            Unsupported: If the chat template can't be trained on.
+        """
+        if self.template_problem is not None:
+            raise Unsupported(self.template_problem)
+        if self.dropped >= MOST_IN_A_ROW:
+            raise RolloutError(
+                f"{self.dropped} prompts in a row gave too few rollouts with a reward. The newest "
+                f"problem: {self.why or 'see the errors logged before this'}"
+            )
