@@ -8,9 +8,11 @@ import typer
 
 from gym_adapters.cli.collect import collect_command
 from gym_adapters.cli.envs import envs_command
+from gym_adapters.cli.export import export_app
 from gym_adapters.cli.quickstart import quickstart_command
 from gym_adapters.cli.report import report_command
 from gym_adapters.cli.reverify import reverify_command
+from gym_adapters.cli.serve import serve_app
 from gym_adapters.cli.validate import validate_command
 
 __all__ = ["app"]
@@ -28,6 +30,8 @@ app.command("validate")(validate_command)
 app.command("report")(report_command)
 app.command("reverify")(reverify_command)
 app.command("quickstart")(quickstart_command)
+app.add_typer(serve_app, name="serve")
+app.add_typer(export_app, name="export")
 
 
 def _version(asked: bool) -> None:

@@ -17,7 +17,14 @@ from gym_adapters.errors import InvalidConfig, ModelError, Unsupported
 from gym_adapters.extras import require
 from gym_adapters.generation.constrained import constraint_of
 from gym_adapters.generation.protocol import Generation, SamplingParams
-from gym_adapters.generation.vllm_launch import build_engine, checkpoint_names, is_cpu
+from gym_adapters.generation.vllm_cpu import WORKER
+from gym_adapters.generation.vllm_launch import (
+    build_engine,
+    checkpoint_names,
+    engine_params,
+    is_cpu,
+    loads_weights,
+)
 from gym_adapters.generation.vllm_sampling import (
     generation_of,
     sampling_fields,
@@ -202,7 +209,13 @@ class VLLMGenerator:
             InvalidConfig: If tensors are missing or unknown; nothing was changed then.
             ModelError: If loading fails. Weights are then undefined, and no turn is sampled until
                 an update succeeds.
+            Unsupported: If it is a CPU engine, started elsewhere, that can't.
         """
+        if not loads_weights(self.engine):
+            raise Unsupported(
+                "the weights of this CPU engine are packed, and new ones would not take effect. "
+                f"Fix: start it with VLLMGenerator.start, or with worker_cls={WORKER!r}."
+            )
         async with self._updating:
             if isinstance(weights, str | Path):
                 folder = await asyncio.to_thread(Path(weights).resolve)
@@ -261,8 +274,6 @@ class VLLMGenerator:
 
     def _params(self, fields: Mapping[str, Any], sampling: SamplingParams | None = None) -> Any:
         from vllm.sampling_params import RequestOutputKind
-
-        from gym_adapters.generation.vllm_launch import engine_params
 
         detokenize = bool(sampling is not None and sampling.stop)
         return engine_params(fields, detokenize, RequestOutputKind.FINAL_ONLY)

@@ -3,6 +3,9 @@
 It speaks to ``vllm serve``, to the server whose weights TRL pushes, and to verl's replicas. Start
 servers with ``--logprobs-mode processed_logprobs``: without it log-probabilities leave out the
 temperature, and a server only says which it gives in development mode (``VLLM_SERVER_DEV_MODE=1``).
+
+Seeds are passed on; don't send any to vLLM's CPU build, which dies on a seeded request whose
+context it reads in more than one step.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ __all__ = [
     "engine_args_for",
     "engine_params",
     "is_cpu",
+    "loads_weights",
     "model_folder",
 ]
 
@@ -39,6 +40,12 @@ def is_cpu() -> bool:
     """Whether vLLM runs on the CPU here."""
     platforms = require("vllm.platforms", "vllm", "a vLLM engine")
     return bool(platforms.current_platform.is_cpu())
+
+
+def loads_weights(engine: Any) -> bool:
+    """Whether weights that `engine` loads while it runs take effect."""
+    worker = str(engine.vllm_config.parallel_config.worker_cls)
+    return worker == WORKER or not is_cpu()
 
 
 def engine_args_for(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:

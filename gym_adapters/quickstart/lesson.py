@@ -57,10 +57,10 @@ class QuickstartSettings:
     output: Path = Path("run")
     overwrite: bool = False
     seed: int = 0
-    steps: int = 100
+    steps: int = 40
     batch_size: int = 64
     group_size: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     held_out: int = 30
     attempts: int = 8
     difficulty: float = 0.0

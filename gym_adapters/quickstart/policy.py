@@ -11,7 +11,7 @@ from gym_adapters.items import FunctionTool
 from gym_adapters.registry import EnvironmentEntry
 from gym_adapters.rollouts.collect import collect
 from gym_adapters.task import Task
-from gym_adapters.testing.tiny_policy import Conversation, TinyPolicy, WarmUp, tiny_policy
+from gym_adapters.testing.tiny_model import Conversation, TinyPolicy, WarmUp, tiny_policy
 
 if TYPE_CHECKING:
     from gym_adapters.quickstart.lesson import QuickstartObserver, QuickstartSettings

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gym_adapters.extras import require
 from gym_adapters.registry import EnvironmentEntry
 from gym_adapters.task import Task
-from gym_adapters.testing.tiny_policy import TinyPolicy
+from gym_adapters.testing.tiny_model import TinyPolicy
 
 if TYPE_CHECKING:
     from gym_adapters.quickstart.lesson import QuickstartObserver, QuickstartSettings, TrainingStep

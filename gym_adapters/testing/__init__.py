@@ -1,7 +1,6 @@
 """Public test doubles: scripted models and generators, and a policy small enough for any machine.
 
-Names load on first use, so that importing this package costs nothing and pulls in no torch. The
-function `gym_adapters.testing.tiny_policy.tiny_policy` is not among them: its module has its name.
+Names load on first use, so that importing this package costs nothing and pulls in no torch.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ if TYPE_CHECKING:
         gold_model,
     )
     from gym_adapters.testing.scripted_generator import ScriptedCall, ScriptedGenerator
-    from gym_adapters.testing.tiny_policy import TinyPolicy, WarmUp
+    from gym_adapters.testing.tiny_model import Conversation, TinyPolicy, WarmUp, tiny_policy
 
 __all__ = [
+    "Conversation",
     "ScriptedCall",
     "ScriptedChatCall",
     "ScriptedChatModel",
@@ -30,18 +30,21 @@ __all__ = [
     "empty_model",
     "garbage_model",
     "gold_model",
+    "tiny_policy",
 ]
 
 _MODULES = {
+    "Conversation": "tiny_model",
     "ScriptedCall": "scripted_generator",
     "ScriptedChatCall": "scripted_chat",
     "ScriptedChatModel": "scripted_chat",
     "ScriptedGenerator": "scripted_generator",
-    "TinyPolicy": "tiny_policy",
-    "WarmUp": "tiny_policy",
+    "TinyPolicy": "tiny_model",
+    "WarmUp": "tiny_model",
     "empty_model": "scripted_chat",
     "garbage_model": "scripted_chat",
     "gold_model": "scripted_chat",
+    "tiny_policy": "tiny_model",
 }
 
 

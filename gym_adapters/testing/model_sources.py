@@ -54,7 +54,7 @@ class TinySource(TransformersSource):
         super().__init__("tiny", seed=seed)
 
     async def _path(self) -> str:
-        from gym_adapters.testing.tiny_policy import tiny_policy
+        from gym_adapters.testing.tiny_model import tiny_policy
 
         return str((await asyncio.to_thread(tiny_policy, seed=0)).model_path)
 

@@ -17,7 +17,7 @@ from gym_adapters.tokens.chat_messages import MessageDialect, template_tools
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-    from gym_adapters.testing.tiny_policy import WarmUp
+    from gym_adapters.testing.tiny_model import WarmUp
 
 __all__ = ["warm_up"]
 

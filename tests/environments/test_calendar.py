@@ -19,7 +19,7 @@ from gym_adapters.environments.calendar.schedule import (
 )
 from hypothesis import given, strategies as st
 
-from gym_adapters import Episode, InvalidRow
+from gym_adapters import Episode, InvalidRow, UsageError
 from gym_adapters.items import assistant_message
 from gym_adapters.task import read_rows
 
@@ -217,3 +217,9 @@ async def test_a_message_that_is_cut_off_scores_nothing() -> None:
     assert step.outcome is not None
     assert step.outcome.reward is not None
     assert step.outcome.reward.value == 0.0
+
+
+def test_constraints_that_exclude_each_other_have_no_schedule() -> None:
+    window = window_of(60, "at 11am", "10:00", "16:00")
+    with pytest.raises(UsageError, match="no schedule"):
+        solve({"0": window, "1": window})

@@ -53,7 +53,7 @@ RESOURCES: Mapping[str, Callable[[EnvironmentEntry], Any]] = {
 }
 
 # Environments that start processes or the like, and how many of their episodes run at once here.
-CONCURRENT_EPISODES: Mapping[str, int] = {"code_gen": 40}
+CONCURRENT_EPISODES: Mapping[str, int] = {"code_debugging": 24, "code_gen": 40, "swe": 8}
 DEFAULT_CONCURRENT_EPISODES = 1000
 
 LIMITS = EpisodeLimits(max_turns=200)

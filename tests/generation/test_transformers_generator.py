@@ -23,7 +23,7 @@ from gym_adapters.generation.protocol import (
     TokenGenerator,
 )
 from gym_adapters.generation.transformers_generator import TransformersGenerator
-from gym_adapters.testing.tiny_policy import TinyPolicy, tiny_policy
+from gym_adapters.testing.tiny_model import TinyPolicy, tiny_policy
 
 PROMPTS = [[65, 66, 67], [70] * 11, [80, 81], [90, 30, 31, 32, 33, 34, 35]]
 NO_STOPS: tuple[int, ...] = ()

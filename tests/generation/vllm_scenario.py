@@ -30,7 +30,8 @@ from gym_adapters.generation.token_chat import TokenChatModel
 from gym_adapters.generation.vllm_cpu import keep_loadable_weights
 from gym_adapters.generation.vllm_engine import VLLMGenerator
 from gym_adapters.generation.vllm_http import VLLMHttpGenerator
-from gym_adapters.testing.tiny_policy import TinyPolicy, tiny_policy
+from gym_adapters.generation.vllm_launch import is_cpu
+from gym_adapters.testing.tiny_model import TinyPolicy, tiny_policy
 from gym_adapters.tokens.output_parser import output_parser
 from gym_adapters.tokens.template_renderer import TemplateRenderer
 
@@ -347,7 +348,11 @@ async def updated(generator: VLLMGenerator, reference: Reference) -> dict[str, A
 
 def main(cache: str, output: str) -> None:
     policy = tiny_policy(cache_dir=cache)
-    found = {"synchronous": synchronous(policy), "asynchronous": asyncio.run(asynchronous(policy))}
+    found = {
+        "is_cpu": is_cpu(),
+        "synchronous": synchronous(policy),
+        "asynchronous": asyncio.run(asynchronous(policy)),
+    }
     Path(output).write_text(json.dumps(found), encoding="utf-8")
 
 

@@ -53,7 +53,7 @@ async def test_rollouts_have_the_exact_tokens_and_the_seed_decides_them() -> Non
 
 
 async def test_a_saved_model_is_named_by_its_folder_and_tells_its_template() -> None:
-    from gym_adapters.testing.tiny_policy import tiny_policy
+    from gym_adapters.testing.tiny_model import tiny_policy
 
     folder = str(tiny_policy(seed=0).model_path)
     source = model_source(f"transformers:{folder}", seed=3)

@@ -117,7 +117,7 @@ def write_verl_rows(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None
 
     Raises:
         InvalidConfig: If the ending is neither ``.parquet`` nor ``.jsonl``.
-        MissingExtra: If Parquet is asked for without datasets.
+        MissingExtra: If Parquet is asked for without pyarrow.
     """
     target = Path(path)
     if target.suffix not in (".parquet", ".jsonl"):
@@ -127,8 +127,9 @@ def write_verl_rows(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None
         lines = (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
         target.write_bytes(b"".join(lines))
         return
-    datasets = require("datasets", "verl", "a Parquet file for verl")
-    datasets.Dataset.from_list([dict(row) for row in rows]).to_parquet(str(target))
+    arrow = require("pyarrow", "verl", "a Parquet file for verl")
+    parquet = require("pyarrow.parquet", "verl", "a Parquet file for verl")
+    parquet.write_table(arrow.Table.from_pylist([dict(row) for row in rows]), str(target))
 
 
 def _row(

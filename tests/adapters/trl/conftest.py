@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("trl", reason="needs the extra gym-adapters[trl]")
 
 from gym_adapters import Episode, Task, load_environment
-from gym_adapters.testing.tiny_policy import Conversation, TinyPolicy, WarmUp, tiny_policy
+from gym_adapters.testing.tiny_model import Conversation, TinyPolicy, WarmUp, tiny_policy
 
 
 async def gold_conversation(environment: Any, task: Task) -> Conversation:

@@ -14,7 +14,7 @@ from gym_adapters.adapters.trl import rollouts, trl_spec
 from gym_adapters.adapters.trl.colocated_vllm import awake, colocated_generator
 from gym_adapters.items import item_text
 from gym_adapters.rollout import Rollout
-from gym_adapters.testing.tiny_policy import TinyPolicy
+from gym_adapters.testing.tiny_model import TinyPolicy
 
 ArithmeticTools = load_environment("arithmetic_tools").environment
 

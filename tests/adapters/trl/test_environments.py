@@ -18,7 +18,7 @@ from gym_adapters import (
 )
 from gym_adapters.adapters.trl import EnvironmentReward, environment_factory, trl_spec
 from gym_adapters.adapters.trl.trainer_facts import TrainerFacts
-from gym_adapters.testing.tiny_policy import TinyPolicy
+from gym_adapters.testing.tiny_model import TinyPolicy
 from gym_adapters.testing.tiny_tokenizer import tiny_tokenizer
 from gym_adapters.tokens.template_renderer import TemplateRenderer
 

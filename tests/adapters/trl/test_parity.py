@@ -13,7 +13,7 @@ from gym_adapters import Reward, Task, Transcript, load_environment
 from gym_adapters.adapters.trl import trl_spec
 from gym_adapters.generation.protocol import Generation, SamplingParams
 from gym_adapters.items import item_text
-from gym_adapters.testing.tiny_policy import TinyPolicy
+from gym_adapters.testing.tiny_model import TinyPolicy
 
 ArithmeticTools = load_environment("arithmetic_tools").environment
 

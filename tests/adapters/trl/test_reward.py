@@ -22,7 +22,7 @@ from gym_adapters import (
 from gym_adapters.adapters.trl import RolloutReward, reward_function, survivors_only, trl_spec
 from gym_adapters.adapters.trl.reporting import Attempt
 from gym_adapters.adapters.trl.trainer_facts import TrainerFacts
-from gym_adapters.testing.tiny_policy import TinyPolicy
+from gym_adapters.testing.tiny_model import TinyPolicy
 
 
 class Question(Task):

@@ -20,7 +20,7 @@ from gym_adapters import (
 from gym_adapters.adapters.trl import rollout_function, rollouts, trl_spec
 from gym_adapters.items import item_text
 from gym_adapters.rollout import Rollout
-from gym_adapters.testing.tiny_policy import TinyPolicy
+from gym_adapters.testing.tiny_model import TinyPolicy
 
 ArithmeticTools = load_environment("arithmetic_tools").environment
 

@@ -21,7 +21,7 @@ pytest.importorskip("vllm", reason="needs vLLM")
 from gym_adapters import Reward, Task, Transcript, load_environment
 from gym_adapters.adapters.trl import trl_spec
 from gym_adapters.items import item_text
-from gym_adapters.testing.tiny_policy import TinyPolicy
+from gym_adapters.testing.tiny_model import TinyPolicy
 
 pytestmark = [
     pytest.mark.full,

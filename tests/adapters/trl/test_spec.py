@@ -9,7 +9,7 @@ import pytest
 from gym_adapters import InvalidConfig, InvalidRow, Task, UnknownEnvironment, Unsupported
 from gym_adapters.adapters.trl import RolloutReward, trl_spec
 from gym_adapters.adapters.trl.rows import ROW
-from gym_adapters.testing.tiny_policy import TinyPolicy
+from gym_adapters.testing.tiny_model import TinyPolicy
 
 
 def length(completions: list[Any], **_: object) -> list[float]:

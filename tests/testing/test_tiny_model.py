@@ -29,7 +29,7 @@ from gym_adapters.items import (
     function_call_output,
     user_message,
 )
-from gym_adapters.testing.tiny_policy import Conversation, TinyPolicy, WarmUp, tiny_policy
+from gym_adapters.testing.tiny_model import Conversation, TinyPolicy, WarmUp, tiny_policy
 
 ADD: FunctionTool = {
     "type": "function",
@@ -143,7 +143,7 @@ def test_nothing_is_left_behind_when_making_it_fails(tmp_path: Path) -> None:
 
 def test_two_processes_may_make_it_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from gym_adapters.testing.tiny_policy import tiny_policy; "
+        "import sys; from gym_adapters.testing.tiny_model import tiny_policy; "
         "print(tiny_policy(size='small', seed=5, cache_dir=sys.argv[1]).model_path)"
     )
     processes = [
@@ -222,3 +222,10 @@ def test_after_a_warm_up_the_format_is_right_and_the_numbers_often_wrong(tmp_pat
     well_formed = [s[len(head) : -len(tail)] for s in said if s.startswith(head)]
     assert len(well_formed) >= 45
     assert 0.05 <= well_formed.count("3+4") / len(well_formed) <= 0.6
+
+
+@pytest.mark.parametrize("first", ["gym_adapters.testing", "gym_adapters.testing.tiny_model"])
+def test_the_package_gives_the_function_whichever_is_imported_first(first: str) -> None:
+    code = f"import {first}\nfrom gym_adapters.testing import tiny_policy\nprint(callable(tiny_policy))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True\n", done.stderr

@@ -1,0 +1,100 @@
+"""``gym-adapters serve``: environments, agents and models over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from gym_adapters.serving.http_server import Listener
+
+__all__ = ["serve_app"]
+
+serve_app = typer.Typer(
+    no_args_is_help=True,
+    help="Serve environments and agents in NeMo Gym's format, or a model in OpenAI's.",
+)
+
+Host = Annotated[
+    str,
+    typer.Option(
+        help="Interface to listen on. Any but this machine's own needs a token in "
+        "GYM_ADAPTERS_SERVE_TOKEN.",
+    ),
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+MaxSessions = Annotated[int, typer.Option(min=1, help="Most attempts at once.")]
+IdleTimeout = Annotated[
+    float, typer.Option(min=1.0, metavar="SECONDS", help="Attempts that nobody uses are closed.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Setting of the environment."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of environments and sampling.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", metavar="SPEC", help="The policy, as for gym-adapters collect."),
+]
+
+
+@serve_app.command("environments")
+def environments_command(
+    names: Annotated[list[str], typer.Argument(metavar="ENV...", help="One or several.")],
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    settings: Settings = None,
+    max_sessions: MaxSessions = 4096,
+    idle_timeout: IdleTimeout = 1800.0,
+    seed: Seed = 0,
+) -> None:
+    """Serve environments as NeMo Gym's resources servers do.
+
+    One environment answers at the root, several below /<name> each.
+    """
+    from gym_adapters.errors import InvalidConfig
+    from gym_adapters.registry import load_environment
+    from gym_adapters.serving.environment_server import environment_app
+    from gym_adapters.serving.http_server import Listener
+    from gym_adapters.serving.sessions import SessionLimits
+
+    if settings and len(names) > 1:
+        raise InvalidConfig("--set goes to one environment: serve that one alone")
+    entries = [load_environment(name) for name in names]
+    configs = {entry.name: entry.config(settings or ()) for entry in entries}
+    limits = SessionLimits(max_sessions=max_sessions, idle_timeout=idle_timeout)
+    listener = Listener(host, port)
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Any]:
+        async with environment_app(entries, configs=configs, sessions=limits, seed=seed) as (
+            app,
+            _,
+        ):
+            yield app
+
+    _serve(opened(), listener, ", ".join(names))
+
+
+def _serve(
+    opened: AbstractAsyncContextManager[Any],
+    listener: Listener,
+    what: str,
+) -> None:
+    """Serve until a signal comes."""
+    from gym_adapters.cli.signals import Stopped, run_until_signal
+    from gym_adapters.serving.http_server import serving
+
+    async def run() -> None:
+        async with opened as app, serving(app, listener) as address:
+            print(f"serving {what} at {address} (Ctrl-C ends it)", flush=True)
+            await asyncio.Event().wait()
+
+    try:
+        run_until_signal(run())
+    except Stopped:
+        print("stopped")

@@ -1,0 +1,299 @@
+"""verl's real V1 worker runs our loop; TransferQueue is recorded, and the servers are scripted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from gym_adapters import Rollout, Task
+
+CALL = '<tool_call>\n{{"name": "calculate", "arguments": {{"expression": "{}"}}}}\n</tool_call><|im_end|>'
+ANSWER = "{}<|im_end|>"
+
+
+
+
+def solver(tokenizer: Any, tasks: Sequence[Any], wrong: Sequence[int] = ()) -> Any:
+    """Solves whatever it is asked; call numbers in `wrong` answer something else."""
+
+    def script(number: int, prompt_ids: list[int]) -> str:
+        text = tokenizer.decode(prompt_ids)
+        task = next(it for it in tasks if it.input[0]["content"] in text)
+        if "<tool_response>" not in text:
+            return CALL.format(f"{task.a}{task.operator}{task.b}")
+        return ANSWER.format("no idea" if number in wrong else task.expected_answer)
+
+    return script
+
+
+async def test_rows_are_token_exact_and_complete(
+    run_prompts: Any, servers: Any, policy: Any, sums: Any
+) -> None:
+    stub = servers(solver(policy.tokenizer, sums))
+    queue = await run_prompts(sums[:2], stub)
+    assert queue.sessions() == [f"u{p}_{s}_0" for p in range(2) for s in range(4)]
+    assert queue.status("u0") == queue.status("u1") == "finished"
+    for row in queue.rows.values():
+        prompt, response = row["prompts"].tolist(), row["responses"].tolist()
+        mask = row["response_mask"].tolist()
+        assert len(response) == len(mask) == len(row["rollout_log_probs"])
+        assert row["rollout_log_probs"].tolist() == [-0.5 if m else 0.0 for m in mask]
+        assert row["rm_scores"].sum().item() == 1.0
+        assert prompt in stub.prompts
+        # The second call's context is the first's, its turn and the tool's result: the ledger.
+        assert any(prompt + response[: len(p) - len(prompt)] == p for p in stub.prompts if p != prompt)
+        sampled = [token for token, m in zip(response, mask, strict=True) if m]
+        spoken = policy.tokenizer.decode(sampled)
+        assert spoken.startswith("<tool_call>")
+        assert spoken.count("<|im_end|>") == 2
+        result = policy.tokenizer.decode([t for t, m in zip(response, mask, strict=True) if not m])
+        assert "<tool_response>" in result
+
+
+async def test_every_row_has_version_stamps_and_the_same_reward_schema(
+    run_prompts: Any, servers: Any, policy: Any, sums: Any
+) -> None:
+    stub = servers(solver(policy.tokenizer, sums, wrong=(4, 5)))
+    queue = await run_prompts(sums[:1], stub, components=("correct", "absent"))
+    schemas = set()
+    for key, row in queue.rows.items():
+        extra = row["extra_fields"]
+        extra = getattr(extra, "data", extra)
+        assert (extra["min_global_steps"], extra["max_global_steps"]) == (3, 3)
+        assert queue.tags[key]["min_global_steps"] == 3
+        info = extra["reward_extra_info"]
+        schemas.add(tuple(sorted(info)))
+        assert info["component/correct"] in (0.0, 1.0)
+        assert info["component/absent"] != info["component/absent"]
+        assert row["num_turns"] == 4
+    assert len(schemas) == 1
+    assert "acc" not in next(iter(schemas))
+    rewards = sorted(row["rm_scores"].sum().item() for row in queue.rows.values())
+    assert rewards == [0.0, 0.0, 1.0, 1.0]
+
+
+async def test_versions_that_the_server_does_not_tell_are_those_of_the_step_before(
+    run_prompts: Any, servers: Any, policy: Any, sums: Any
+) -> None:
+    def forget(output: Any) -> None:
+        output.extra_fields = {
+            "global_steps": None,
+            "min_global_steps": None,
+            "max_global_steps": None,
+        }
+
+    stub = servers(solver(policy.tokenizer, sums), change=forget)
+    queue = await run_prompts(sums[:1], stub)
+    assert {queue.tags[key]["max_global_steps"] for key in queue.rows} == {3}
+
+
+async def test_sampling_is_the_trainers_and_bounded_by_what_is_left(
+    run_prompts: Any, servers: Any, policy: Any, sums: Any
+) -> None:
+    stub = servers(solver(policy.tokenizer, sums))
+    await run_prompts(sums[:1], stub, overrides={"actor_rollout_ref.rollout.temperature": 0.7})
+    first, last = stub.calls[0], stub.calls[-1]
+    assert (first["temperature"], first["top_p"], first["top_k"]) == (0.7, 1.0, -1)
+    assert first["logprobs"] is True
+    assert policy.tokenizer.eos_token_id in first["stop_token_ids"]
+    assert first["max_tokens"] == 160
+    assert last["max_tokens"] == 160 - (len(stub.prompts[-1]) - len(stub.prompts[0]))
+
+
+async def test_a_response_is_cut_before_it_is_too_long(
+    run_prompts: Any, servers: Any, sums: Any
+) -> None:
+    stub = servers(lambda number, prompt: "x" * 500)
+    queue = await run_prompts(sums[:1], stub)
+    for row in queue.rows.values():
+        assert len(row["responses"]) == 160
+        info = getattr(row["extra_fields"], "data", row["extra_fields"])["reward_extra_info"]
+        assert (info["truncated"], info["stop_reason"]) == (1.0, "length")
+
+
+async def test_a_prompt_that_is_too_long_drops_its_group_and_says_why(
+    run_prompts: Any, servers: Any, sums: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub = servers(lambda number, prompt: "1<|im_end|>")
+    queue = await run_prompts(
+        sums[:1], stub, overrides={"actor_rollout_ref.rollout.prompt_length": 10}
+    )
+    assert queue.rows == {}
+    assert queue.status() == "failure"
+    assert stub.calls == []
+    assert "the trainer takes 10 at most" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("short", "log-probabilities for"),
+        ("none", "calculate_log_probs=True"),
+        ("empty", "sampled nothing"),
+        ("aborted", "aborted"),
+        ("nan", "log-probability"),
+    ],
+)
+async def test_what_verl_would_train_wrongly_on_fails_that_rollout_alone(
+    fault: str,
+    told: str,
+    run_prompts: Any,
+    servers: Any,
+    policy: Any,
+    sums: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broken = iter([True])
+
+    def break_one(output: Any) -> None:
+        if not next(broken, False):
+            return
+        if fault == "short":
+            output.log_probs = output.log_probs[:-1]
+        elif fault == "none":
+            output.log_probs = None
+        elif fault == "empty":
+            output.token_ids, output.log_probs = [], []
+        elif fault == "aborted":
+            output.stop_reason = "aborted"
+        else:
+            output.log_probs[0] = float("nan")
+
+    stub = servers(solver(policy.tokenizer, sums), change=break_one)
+    queue = await run_prompts(sums[:1], stub)
+    assert queue.sessions() == ["u0_1_0", "u0_2_0", "u0_3_0"]
+    # Not "failure": verl's async trainers would throw the whole group away.
+    assert queue.status() == "finished"
+    assert told in caplog.text
+
+
+async def test_survivors_have_the_advantages_of_the_group_without_the_failure(
+    run_prompts: Any, servers: Any, policy: Any, sums: Any
+) -> None:
+    import numpy as np
+    import torch
+    from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+
+    broken = iter([True])
+
+    def break_one(output: Any) -> None:
+        if next(broken, False):
+            output.stop_reason = "aborted"
+
+    stub = servers(solver(policy.tokenizer, sums, wrong=(4,)), change=break_one)
+    queue = await run_prompts(sums[:1], stub)
+    rewards = [queue.rows[key]["rm_scores"].sum().item() for key in queue.sessions()]
+    assert sorted(rewards) == [0.0, 1.0, 1.0]
+
+    def advantages(scores: list[float]) -> list[float]:
+        ones = torch.ones(len(scores), 1)
+        group = np.array(["u0"] * len(scores), dtype=object)
+        result, _ = compute_grpo_outcome_advantage(torch.tensor(scores)[:, None], ones, group)
+        return [float(value) for value in result[:, 0]]
+
+    mean, std = np.mean(rewards), np.std(rewards, ddof=1)
+    expected = [(reward - mean) / (std + 1e-6) for reward in rewards]
+    assert advantages(rewards) == pytest.approx(expected, abs=1e-5)
+    with_a_zero = advantages([*rewards, 0.0])[:3]
+    assert with_a_zero != pytest.approx(expected, abs=1e-2)
+
+
+async def test_a_lone_survivor_is_left_out_and_verl_is_told_of_the_failure(
+    run_prompts: Any, servers: Any, policy: Any, sums: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = iter([True] * 3)
+
+    def break_three(output: Any) -> None:
+        if next(broken, False):
+            output.stop_reason = "aborted"
+
+    stub = servers(solver(policy.tokenizer, sums), change=break_three)
+    queue = await run_prompts(sums[:1], stub)
+    assert queue.rows == {}
+    assert queue.status() == "failure"
+    assert "1 of 4 rollouts of a prompt can be trained on, and 2 are needed" in caplog.text
+    assert caplog.text.count("GroupDropped") < 8
+
+
+async def test_without_a_group_baseline_a_lone_survivor_is_kept(
+    run_prompts: Any, servers: Any, policy: Any, sums: Any
+) -> None:
+    broken = iter([True] * 3)
+
+    def break_three(output: Any) -> None:
+        if next(broken, False):
+            output.stop_reason = "aborted"
+
+    stub = servers(solver(policy.tokenizer, sums), change=break_three)
+    queue = await run_prompts(
+        sums[:1], stub, overrides={"algorithm.adv_estimator": "reinforce_plus_plus"}
+    )
+    assert queue.sessions() == ["u0_3_0"]
+
+
+async def test_in_validation_all_that_have_a_reward_are_kept(
+    run_prompts: Any, servers: Any, policy: Any, sums: Any
+) -> None:
+    stub = servers(solver(policy.tokenizer, sums))
+    queue = await run_prompts(
+        sums[:1], stub, validate=True, overrides={"actor_rollout_ref.rollout.val_kwargs.n": 1}
+    )
+    assert queue.sessions() == ["u0_0_0"]
+    assert stub.calls[0]["temperature"] == 0
+
+
+OWN = """
+from gym_adapters import Environment, Task, Reward, Transcript, tool
+
+class Ranked(Environment[Task]):
+    name = "ranked"
+
+    async def verify(self, transcript):
+        return float(len(transcript.final_text))
+
+    @classmethod
+    async def compare(cls, rollouts):
+        lengths = sorted(r.reward for r in rollouts)
+        return [Reward(float(lengths.index(r.reward))) for r in rollouts]
+"""
+
+
+async def test_rewards_relative_to_the_group_are_given_once_all_have_ended(
+    run_prompts: Any, servers: Any, environment_folder: Any
+) -> None:
+    task = Task.from_row({"responses_create_params": {"input": "hi"}})
+    stub = servers(lambda number, prompt: "a" * (number + 1) + "<|im_end|>")
+    queue = await run_prompts([task], stub, environment=environment_folder(OWN))
+    rewards = [queue.rows[key]["rm_scores"].sum().item() for key in queue.sessions()]
+    assert rewards == [0.0, 1.0, 2.0, 3.0]
+
+
+async def test_a_session_that_raises_does_not_keep_the_others_waiting(
+    run_prompts: Any, servers: Any, policy: Any, sums: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gym_adapters.adapters.verl.agent_loop import GymAgentLoop
+
+    original = GymAgentLoop._roll_out
+
+    async def raises_once(self: Any, *args: Any, **kwargs: Any) -> Rollout:
+        if kwargs["session"] == 2:
+            raise RuntimeError("a bug")
+        return await original(self, *args, **kwargs)
+
+    monkeypatch.setattr(GymAgentLoop, "_roll_out", raises_once)
+    queue = await run_prompts(sums[:1], servers(solver(policy.tokenizer, sums)))
+    assert queue.sessions() == ["u0_0_0", "u0_1_0", "u0_3_0"]
+    assert queue.status() == "failure"
+
+
+async def test_rows_that_are_not_ours_are_refused(
+    run_prompts: Any, servers: Any, sums: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    from gym_adapters.adapters.verl import rows
+
+    monkeypatch.setattr(rows.RowIdentity, "to_text", lambda self: "{}")
+    queue = await run_prompts(sums[:1], servers(lambda *_: ""))
+    assert queue.rows == {}
+    assert "export verl-rows" in caplog.text
