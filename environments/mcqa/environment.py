@@ -19,7 +19,8 @@ from gym_adapters import (
     Unsupported,
 )
 from gym_adapters.items import Item, assistant_message
-from gym_adapters.verifiers.choices import GradingMode, check_pattern, choice, choice_by_pattern
+from gym_adapters.verifiers.choices import GradingMode, choice, choice_by_pattern
+from gym_adapters.verifiers.patterns import check_pattern
 
 from .questions import Question, questions
 

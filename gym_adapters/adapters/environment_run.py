@@ -10,9 +10,10 @@ from typing import Any
 
 from gym_adapters.adapters.background_loop import BackgroundLoop
 from gym_adapters.environment import Environment, EnvironmentConfig
-from gym_adapters.episode import Episode, EpisodeLimits, open_episode_resources
+from gym_adapters.episode import Episode, EpisodeLimits
 from gym_adapters.errors import Boundary, boundary
 from gym_adapters.registry import EnvironmentEntry, load_environment
+from gym_adapters.rollouts.model_judge import open_run_resources
 from gym_adapters.task import Task
 
 __all__ = ["AnyEnvironment", "EnvironmentRun"]
@@ -133,7 +134,7 @@ class _ResourceKeeper:
                 with boundary(Boundary.ENVIRONMENT, f"open_resources of {name}"):
                     async with asyncio.timeout(OPEN_TIMEOUT):
                         resources = await stack.enter_async_context(
-                            open_episode_resources(self._environment, self._config)
+                            open_run_resources(self._environment, self._config)
                         )
                 self._opened.set_result(resources)
                 await self._closing.wait()

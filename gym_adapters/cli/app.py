@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gym_adapters.cli.collect import collect_command
+from gym_adapters.cli.data import data_app
 from gym_adapters.cli.envs import envs_command
 from gym_adapters.cli.export import export_app
 from gym_adapters.cli.quickstart import quickstart_command
@@ -30,6 +31,7 @@ app.command("validate")(validate_command)
 app.command("report")(report_command)
 app.command("reverify")(reverify_command)
 app.command("quickstart")(quickstart_command)
+app.add_typer(data_app, name="data")
 app.add_typer(serve_app, name="serve")
 app.add_typer(export_app, name="export")
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gym_adapters.cli.export_rollouts import add_rollout_exports
+
 __all__ = ["export_app"]
 
 export_app = typer.Typer(no_args_is_help=True, help="Write files for trainers.")
@@ -50,9 +52,7 @@ def verl_rows_command(
             help="Generate so many tasks instead, where the environment can.",
         ),
     ] = None,
-    difficulty: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Of generated tasks.")
-    ] = 0.5,
+    difficulty: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of generated tasks.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of generated tasks.")] = 0,
     settings: Annotated[
         list[str] | None,
@@ -111,3 +111,6 @@ def verl_rows_command(
         write_overrides(verl_overrides(environment, model=model, train_files=output), file)
         print(f"overrides in {file}; start with:")
         print(f"  python -m gym_adapters.adapters.verl.launch --overrides {file}")
+
+
+add_rollout_exports(export_app)

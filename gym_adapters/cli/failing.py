@@ -36,7 +36,6 @@ def tell(error: BaseException) -> None:
 
 def quiet_libraries() -> None:
     """Keep the progress bars and notices of libraries from crossing ours; before importing them."""
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     require("transformers", "trl", "training with TRL")
     from transformers.utils import logging

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,11 +63,8 @@ def quickstart_command(
         steps=steps if steps is not None else defaults.steps,
         shuffle_rewards=shuffle_rewards,
     )
-    with warnings.catch_warnings():
-        # TRL says that rollout functions are experimental: docs/trl.md says which TRL is tested.
-        warnings.filterwarnings("ignore", message=".*experimental.*", category=UserWarning)
-        with _shown() as shown:
-            result = quickstart(settings, shown)
+    with _shown() as shown:
+        result = quickstart(settings, shown)
     _print_result(settings, result)
 
 

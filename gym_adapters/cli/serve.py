@@ -80,6 +80,40 @@ def environments_command(
     _serve(opened(), listener, ", ".join(names))
 
 
+@serve_app.command("agent")
+def agent_command(
+    name: Annotated[str, typer.Argument(metavar="ENV", help="The environment.")],
+    model: Model,
+    host: Host = "127.0.0.1",
+    port: Port = 8001,
+    settings: Settings = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Attempts at once.")] = 256,
+    seed: Seed = 0,
+) -> None:
+    """Serve an environment with an agent and a policy: a row in, a verdict with tokens out."""
+    from gym_adapters.registry import load_environment
+    from gym_adapters.rollouts.models import model_source
+    from gym_adapters.serving.agent_server import AgentServer
+    from gym_adapters.serving.http_server import Listener, bare_app
+
+    entry = load_environment(name)
+    config = entry.config(settings or ())
+    source = model_source(model, seed=seed)
+    listener = Listener(host, port)
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Any]:
+        app = bare_app()
+        async with (
+            source,
+            AgentServer(entry, source, config=config, concurrency=concurrency, seed=seed) as agent,
+        ):
+            agent.add_routes(app)
+            yield app
+
+    _serve(opened(), listener, f"{name} with {source.name}")
+
+
 def _serve(
     opened: AbstractAsyncContextManager[Any],
     listener: Listener,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,30 +36,33 @@ def train(
     callback = _steps_callback(observer)
     arguments = spec.trainer_arguments()
     arguments["callbacks"] = [*arguments["callbacks"], callback]
-    trainer = trl.GRPOTrainer(
-        model=policy.load_model(),
-        processing_class=policy.tokenizer,
-        args=trl.GRPOConfig(
-            output_dir=str(settings.output / "trainer"),
-            seed=settings.seed,
-            max_steps=settings.steps,
-            per_device_train_batch_size=settings.batch_size,
-            num_generations=settings.group_size,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="constant",
-            loss_type="dr_grpo",
-            max_completion_length=160,
-            temperature=1.0,
-            gradient_checkpointing=False,
-            use_cpu=True,
-            bf16=False,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-        ),
-        **arguments,
-    )
+    with warnings.catch_warnings():
+        # docs/trl.md says which TRL its rollout functions were tested with.
+        warnings.filterwarnings("ignore", message=".*'rollout_func'.* experimental")
+        trainer = trl.GRPOTrainer(
+            model=policy.load_model(),
+            processing_class=policy.tokenizer,
+            args=trl.GRPOConfig(
+                output_dir=str(settings.output / "trainer"),
+                seed=settings.seed,
+                max_steps=settings.steps,
+                per_device_train_batch_size=settings.batch_size,
+                num_generations=settings.group_size,
+                learning_rate=settings.learning_rate,
+                lr_scheduler_type="constant",
+                loss_type="dr_grpo",
+                max_completion_length=160,
+                temperature=1.0,
+                gradient_checkpointing=False,
+                use_cpu=True,
+                bf16=False,
+                logging_steps=1,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+            ),
+            **arguments,
+        )
     # Its default callback prints every log line, which the progress bar says already.
     from transformers import PrinterCallback
 

@@ -1,16 +1,22 @@
-"""A sandbox by bubblewrap (https://github.com/containers/bubblewrap): namespaces of its own."""
+"""A sandbox by bubblewrap (https://github.com/containers/bubblewrap): namespaces of its own.
+
+It needs a kernel that lets ordinary users make user namespaces. Where the caller is root, commands
+run as the owner of their folder, who can't reach an interpreter that lies below ``/root``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gym_adapters.errors import SandboxError
 from gym_adapters.sandbox.protocol import Execution, Guarantees, SandboxLimits
-from gym_adapters.sandbox.subprocesses import run_group
+from gym_adapters.sandbox.subprocesses import Announced, run_group
 
 __all__ = ["BubblewrapSandbox"]
 
@@ -40,7 +46,8 @@ class BubblewrapSandbox:
         self._bwrap, self._prlimit = _installed("bwrap"), _installed("prlimit")
         self._limits = limits if limits is not None else SandboxLimits()
         self._slots = asyncio.Semaphore(concurrency)
-        self._readable = [sys.prefix, sys.base_prefix, *map(str, readable)]
+        places = [Path(sys.prefix), Path(sys.base_prefix), *readable]
+        self._readable = [str(path) for path in places if os.geteuid() != 0 or _is_public(path)]
 
     @property
     def guarantees(self) -> Guarantees:
@@ -58,12 +65,17 @@ class BubblewrapSandbox:
     ) -> Execution:
         """Run `command` in `folder`; see `Sandbox.run`."""
         bounds = limits if limits is not None else self._limits
-        wrapped = [*self._wrapper(folder, bounds, environment or {}), *command]
+        announced = Announced.of(command)
+        wrapped = [*self._wrapper(folder, bounds, environment or {}), *announced.command]
+        try:
+            owner = os.stat(folder).st_uid if os.geteuid() == 0 else None
+        except OSError as error:
+            raise SandboxError(f"the folder of a command: {error}") from error
         async with self._slots:
-            execution = await run_group(wrapped, stdin=stdin, environment={}, limits=bounds)
-        if execution.exit_code == 1 and execution.stderr.startswith("bwrap: "):
-            raise SandboxError(f"bubblewrap could not set up: {execution.stderr.strip()}")
-        return execution
+            execution = await run_group(
+                wrapped, stdin=stdin, environment={}, limits=bounds, uid=owner
+            )
+        return announced.read(execution, "bubblewrap")
 
     def _wrapper(
         self, folder: Path, limits: SandboxLimits, environment: Mapping[str, str]
@@ -93,6 +105,12 @@ class BubblewrapSandbox:
             "--core=0",
             "--",
         ]
+
+
+def _is_public(path: Path) -> bool:
+    """Whether every user may go through the folders above `path`."""
+    found = path.resolve()
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (found, *found.parents))
 
 
 def _installed(program: str) -> str:

@@ -11,13 +11,11 @@ from pathlib import Path
 
 from gym_adapters.errors import SandboxError
 from gym_adapters.sandbox.protocol import Execution, Guarantees, SandboxLimits
-from gym_adapters.sandbox.subprocesses import run_group
+from gym_adapters.sandbox.subprocesses import Announced, run_group
 
 __all__ = ["DockerSandbox", "open_docker_sandbox"]
 
 PROBE_TIMEOUT = 10.0
-# `docker run` ends with it when docker itself, and not the command, failed.
-DOCKER_FAILED = 125
 
 
 class DockerSandbox:
@@ -54,6 +52,7 @@ class DockerSandbox:
         """Run `command` in `folder`, mounted at its own path; see `Sandbox.run`."""
         bounds = limits if limits is not None else self._limits
         name = f"gym-adapters-{secrets.token_hex(8)}"
+        announced = Announced.of(command)
         words = self._container(name, folder, bounds, environment or {})
 
         async def kill() -> None:
@@ -61,15 +60,13 @@ class DockerSandbox:
 
         async with self._slots:
             execution = await run_group(
-                [*words, *command],
+                [*words, *announced.command],
                 stdin=stdin,
                 environment=_client_environment(),
                 limits=bounds,
                 on_timeout=kill,
             )
-        if execution.exit_code == DOCKER_FAILED:
-            raise SandboxError(f"docker could not run a container: {execution.stderr.strip()}")
-        return execution
+        return announced.read(execution, "docker")
 
     def _container(
         self, name: str, folder: Path, limits: SandboxLimits, environment: Mapping[str, str]

@@ -4,17 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from gym_adapters.errors import SandboxError
 from gym_adapters.sandbox.protocol import Execution, SandboxLimits
 
-__all__ = ["run_group"]
+__all__ = ["Announced", "run_group"]
 
 CHUNK = 65536
+# Writes its first argument to standard error, then becomes the rest.
+ANNOUNCE = 'printf "%s" "$1" >&2; shift; exec "$@"'
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A command that tells by a word nobody can guess that the wrapper around it did its part.
+
+    Whether a wrapper failed, or the command did, can't be told from exit status and messages: the
+    command chooses both. What it can't do is take the word back.
+    """
+
+    command: Sequence[str]
+    word: str
+
+    @classmethod
+    def of(cls, command: Sequence[str]) -> Announced:
+        """`command`, announced by a fresh word."""
+        word = secrets.token_hex(16)
+        return cls(["sh", "-c", ANNOUNCE, "sh", word, *command], word)
+
+    def read(self, execution: Execution, wrapper: str) -> Execution:
+        """`execution` without the word.
+
+        Raises:
+            SandboxError: If the word is not there, so `wrapper` failed.
+        """
+        if execution.stderr.startswith(self.word):
+            return replace(execution, stderr=execution.stderr[len(self.word) :])
+        if execution.timed_out:
+            raise SandboxError(f"{wrapper} did not start the command in time")
+        raise SandboxError(f"{wrapper} could not start the command: {execution.stderr.strip()}")
 
 
 async def run_group(
@@ -24,6 +58,7 @@ async def run_group(
     environment: Mapping[str, str],
     limits: SandboxLimits,
     on_timeout: Callable[[], Awaitable[None]] | None = None,
+    uid: int | None = None,
 ) -> Execution:
     """Run `command` in a session of its own, and kill the whole session at its end.
 
@@ -32,6 +67,7 @@ async def run_group(
         stdin: What it reads.
         environment: All of its environment.
         limits: `wall_time` and `output` are held here; the rest is the wrapper's business.
+        uid: User and group to run as; by default the caller's.
         on_timeout: Called when the wall time is up or the wait is cancelled, before the kill.
 
     Raises:
@@ -46,6 +82,9 @@ async def run_group(
             stderr=asyncio.subprocess.PIPE,
             env=dict(environment),
             start_new_session=True,
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
         )
     except OSError as error:
         raise SandboxError(f"{command[0]} can't be started: {error}") from error

@@ -17,11 +17,12 @@ from math import isclose
 from typing import Any
 
 from gym_adapters.environment import EnvironmentConfig
-from gym_adapters.episode import Episode, EpisodeLimits, Step, open_episode_resources
+from gym_adapters.episode import Episode, EpisodeLimits, Step
 from gym_adapters.errors import EnvironmentFailure, InvalidConfig, InvalidEnvironment, InvalidRow
 from gym_adapters.extras import require
 from gym_adapters.items import Item, item_text
 from gym_adapters.registry import EnvironmentEntry
+from gym_adapters.rollouts.model_judge import open_run_resources
 from gym_adapters.reward import Outcome, Reward
 from gym_adapters.serving.aggregate import aggregate_metrics
 from gym_adapters.serving.environment_session import (
@@ -110,7 +111,7 @@ class EnvironmentServer:
             raise InvalidEnvironment(_reserved_message(self.entry.name, sorted(reserved)))
         async with AsyncExitStack() as stack:
             self._resources = await stack.enter_async_context(
-                open_episode_resources(self.environment, self.config)
+                open_run_resources(self.environment, self.config)
             )
             await stack.enter_async_context(self.sessions)
             self._stack = stack.pop_all()

@@ -46,7 +46,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-TOKEN_VARIABLE = "GYM_ADAPTERS_SERVE_TOKEN"  # noqa: S105 - its name, not the token
+TOKEN_VARIABLE = "GYM_ADAPTERS_SERVE_TOKEN"
 CLIENT_CLOSED = 499
 
 

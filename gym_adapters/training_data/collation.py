@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from gym_adapters.errors import InvalidConfig, InvalidRow
 from gym_adapters.registry import EnvironmentEntry
+from gym_adapters.task import Task
 from gym_adapters.training_data.id_set import IdSet
 from gym_adapters.training_data.rows import Row, numbered_rows, row_problems
-from gym_adapters.task import Task
 
 __all__ = ["WeightedFile", "agent_named", "blended", "checked_rows", "parsed_weights", "unique"]
 

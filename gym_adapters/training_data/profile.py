@@ -61,7 +61,7 @@ class TaskProfile:
 
     @property
     def band(self) -> str:
-        """``never`` (0), ``rarely`` (to 1/4), ``sometimes``, ``mostly`` (3/4 on), ``always`` (1)."""
+        """``never``, ``rarely`` (to 1/4), ``sometimes``, ``mostly`` (from 3/4) or ``always``."""
         rate = self.pass_rate
         if rate in (0.0, 1.0):
             return BANDS[0] if rate == 0.0 else BANDS[-1]

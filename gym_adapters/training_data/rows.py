@@ -146,8 +146,8 @@ def _params_problems(row: Mapping[str, Any]) -> Iterator[InvalidRow]:
     tools = params.get("tools")
     if isinstance(tools, list):
         for position, declared in enumerate(tools):
-            for error in _problem_of({"input": "-", "tools": [declared]}):
-                yield _moved(error, f"{PARAMS}.tools", position)
+            for problem in _problem_of({"input": "-", "tools": [declared]}):
+                yield _moved(problem, f"{PARAMS}.tools", position)
     else:
         yield from _problem_of({"input": "-", "tools": tools})
 

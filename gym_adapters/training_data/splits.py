@@ -49,8 +49,8 @@ class Split:
     """Which part each task belongs to.
 
     A task's place is a hash of seed and task id; in each stratum the tasks with the smallest
-    hashes go to the first part, as many as its share of the stratum comes to, and so on. So parts do
-    not depend on the order of rows or files, a task that comes twice stays in one part, and each
+    hashes go to the first part, as many as its share of the stratum comes to, and so on. So parts
+    do not depend on the order of rows or files, a task that comes twice stays in one part, and each
     part has its share of each stratum to within one task.
 
     Attributes:

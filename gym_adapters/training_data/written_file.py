@@ -81,7 +81,9 @@ class WrittenFile:
 
     def _refuse_existing(self) -> None:
         if self.path.exists() and not self._overwrite:
-            raise UsageError(f"{self.path} is there already. Fix: name another file, or --overwrite")
+            raise UsageError(
+                f"{self.path} is there already. Fix: name another file, or --overwrite"
+            )
 
     def _write_card(self) -> None:
         if self._card is None:

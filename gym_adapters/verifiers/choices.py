@@ -13,26 +13,14 @@ The grading modes are those of NeMo Gym's ``mcqa`` rows:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal
 
-from gym_adapters.errors import InvalidRow, MissingExtra, VerifierError
 from gym_adapters.verifiers.answers import last_boxed
+from gym_adapters.verifiers.patterns import captured_last
 
-if TYPE_CHECKING:
-    from typing import Protocol
-
-    class Pattern(Protocol):
-        """The part of a compiled pattern of the package ``regex`` that is used here."""
-
-        def finditer(
-            self, string: str, *, timeout: float, concurrent: bool
-        ) -> Iterator[re.Match[str]]: ...
-
-
-__all__ = ["GradingMode", "Options", "check_pattern", "choice", "choice_by_pattern"]
+__all__ = ["GradingMode", "Options", "choice", "choice_by_pattern"]
 
 GradingMode = Literal[
     "strict_single_letter_boxed",
@@ -42,10 +30,6 @@ GradingMode = Literal[
 ]
 Options = Sequence[Mapping[str, str | None]]
 """Options as ``[{"A": "its text"}, ...]``; an option may have no text."""
-
-# A row's pattern sees this much of the end of a text, and has this many seconds for it.
-PATTERN_WINDOW = 20_000
-PATTERN_TIMEOUT = 1.0
 
 _BOX_LABEL = re.compile(r"\s*+([A-Z])\s*+[:).\-]")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|rm|bf)\s*+\{")
@@ -88,53 +72,13 @@ def choice_by_pattern(text: str, options: Options, pattern: str) -> str | None:
         InvalidRow: If the pattern is not one.
         MissingExtra: Without the package ``regex``, which can stop such a pattern.
     """
-    last: re.Match[str] | None = None
-    try:
-        matches = _compiled(pattern).finditer(
-            text[-PATTERN_WINDOW:], timeout=PATTERN_TIMEOUT, concurrent=True
-        )
-        for match in matches:
-            last = match
-    except TimeoutError as error:
-        raise VerifierError(
-            f"the pattern {pattern!r} took longer than {PATTERN_TIMEOUT} s; it backtracks"
-        ) from error
-    if last is None:
+    found = captured_last(text, pattern, ignore_case=True)
+    if found is None:
         return None
-    groups = [group for group in last.groups() if group is not None]
-    captured = _latin(groups[0] if groups else last[0]).upper()
+    captured = _latin(found).upper()
     if len(captured) == 1 and captured.isalpha():
         return captured
     return _option_called(captured, _texts_by_letter(options))
-
-
-def check_pattern(pattern: str, field: str) -> None:
-    """Refuse a pattern that does not compile.
-
-    Raises:
-        InvalidRow: Naming `field`.
-        MissingExtra: Without the package ``regex``.
-    """
-    try:
-        _compiled(pattern)
-    except InvalidRow as error:
-        raise InvalidRow(error.problem, field=field, fix=error.fix) from None
-
-
-@lru_cache(maxsize=512)
-def _compiled(pattern: str) -> Pattern:
-    try:
-        import regex
-    except ImportError as error:
-        raise MissingExtra(
-            "verifiers", package="regex", needed_for="an answer pattern given by a row"
-        ) from error
-    try:
-        return cast("Pattern", regex.compile(pattern, regex.IGNORECASE))
-    except regex.error as error:
-        raise InvalidRow(
-            f"{pattern!r} is not a regular expression: {error}.", fix="correct the pattern."
-        ) from error
 
 
 def _texts_by_letter(options: Options) -> dict[str, list[str]]:

@@ -17,7 +17,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
-from gym_adapters.errors import Boundary, InvalidConfig, JudgeError, boundary
+from gym_adapters.errors import (
+    Boundary,
+    GymAdaptersError,
+    InvalidConfig,
+    JudgeError,
+    boundary,
+)
 from gym_adapters.items import Item, final_text
 from gym_adapters.verifiers.answers import last_boxed
 
@@ -32,6 +38,7 @@ __all__ = [
     "Verdict",
     "ask_equivalence",
     "filled",
+    "imported_judge",
     "judge_opener",
     "normal_answer",
     "open_judge",
@@ -160,10 +167,18 @@ class ChatJudge:
         self._asked = 0
 
     async def ask(self, request: JudgeRequest) -> str:
-        """The text of the model's turn."""
+        """The text of the model's turn.
+
+        Raises:
+            JudgeError: If the model fails, or its context is too short.
+        """
         async with self._free:
             self._asked += 1
-            turn = await self._open_session(f"judge-{self._asked}").respond(request.prompt)
+            try:
+                turn = await self._open_session(f"judge-{self._asked}").respond(request.prompt)
+            except GymAdaptersError as error:
+                # The model at fault is the judge's, not the one that is judged.
+                raise JudgeError(f"the judge's model failed: {error}") from error
         if turn is None:
             raise JudgeError("the judge's context is too short for the prompt")
         return final_text(turn.items)
@@ -263,10 +278,15 @@ async def open_judge(spec: str, *, labels: Labels | None = None) -> AsyncIterato
         async with opener(spec) as judge:
             yield judge
         return
-    yield _judge_at(spec)
+    yield imported_judge(spec)
 
 
-def _judge_at(spec: str) -> Judge:
+def imported_judge(spec: str) -> Judge:
+    """The `Judge`, or the async function as one, at ``module:name``.
+
+    Raises:
+        InvalidConfig: If there is none.
+    """
     module_name, colon, name = spec.partition(":")
     if not (colon and all(part.isidentifier() for part in [*module_name.split("."), name])):
         raise InvalidConfig(

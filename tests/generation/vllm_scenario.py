@@ -13,6 +13,7 @@ import random
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,10 @@ def shaken(model: Any) -> dict[str, Any]:
     }
 
 
+def stepped_here(stepper: EngineStepper, policy: TinyPolicy) -> dict[str, int]:
+    return asyncio.run(episodes(stepper, policy, CONTEXT))
+
+
 def synchronous(policy: TinyPolicy) -> dict[str, Any]:
     from vllm import LLM
 
@@ -206,8 +211,11 @@ def synchronous(policy: TinyPolicy) -> dict[str, Any]:
     found["reference"] = [reference.greedy(prompt, 16) for prompt in PROMPTS]
     with stepper.session():
         found.update(asyncio.run(samples(stepper, reference, policy.tokenizer)))
-    with stepper.session():
-        found["episodes"] = asyncio.run(episodes(stepper, policy, CONTEXT))
+    # The other way to step: in this thread, with the rollouts in another.
+    with ThreadPoolExecutor() as threads:
+        work = threads.submit(stepped_here, stepper, policy)
+        stepper.drive(work)
+        found["episodes"] = work.result()
     scheduler = llm.llm_engine.engine_core.engine_core.scheduler
     found["left"] = [
         stepper.running,

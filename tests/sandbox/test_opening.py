@@ -9,6 +9,7 @@ import pytest
 
 from gym_adapters.errors import SandboxError
 from gym_adapters.sandbox import (
+    Execution,
     ProcessSandbox,
     SandboxConfig,
     SandboxLimits,
@@ -38,14 +39,24 @@ async def test_a_provider_that_is_not_installed_says_so(
 
 
 async def test_bubblewrap_confines_where_it_is_installed() -> None:
-    if shutil.which("bwrap") is None:
+    if shutil.which("bwrap") is None or shutil.which("prlimit") is None:
         pytest.skip("bubblewrap is not installed")
-    sandbox = BubblewrapSandbox()
+    sandbox = BubblewrapSandbox(limits=SandboxLimits(wall_time=5, file_size=10_000))
     async with await Workspace.create() as workspace:
-        done = await sandbox.run(["sh", "-c", "echo hi > f; cat f"], folder=workspace.path)
-        assert done.stdout == "hi\n"
-        outside = await sandbox.run(["ls", str(Path(__file__).parent)], folder=workspace.path)
-        assert outside.exit_code != 0
+
+        async def run(script: str) -> Execution:
+            return await sandbox.run(["sh", "-c", script], folder=workspace.path)
+
+        done = await run("echo hi > f; cat f; echo 'bwrap: no' >&2; exit 1")
+        assert (done.stdout, done.stderr, done.exit_code) == ("hi\n", "bwrap: no\n", 1)
+        outside = await run(f"ls {Path(__file__).parent}; cat /etc/shadow; env")
+        assert "test_opening" not in outside.stdout
+        assert "root:" not in outside.stdout
+        big = await run("head -c 100000 /dev/zero > big")
+        assert not big.succeeded
+        # Process 1 is the wrapper, and nobody else is there but the shell and ls.
+        alone = await run("ls -d /proc/[0-9]*")
+        assert len(alone.stdout.split()) <= 3
 
 
 async def test_a_docker_engine_that_does_not_answer_is_a_sandbox_error(
@@ -64,11 +75,15 @@ async def test_a_container_gets_no_network_and_bounds_and_its_failure_is_the_eng
     tmp_path: Path,
 ) -> None:
     program = tmp_path / "docker"
-    program.write_text('#!/bin/sh\necho "$@"\n')
+    # It says what it was asked, then does what a container would do: run what follows the image.
+    program.write_text(
+        '#!/bin/sh\necho "$@"\nwhile [ "$1" != img ]; do shift; done\nshift\nexec "$@"\n'
+    )
     program.chmod(0o755)
     sandbox = DockerSandbox(str(program), "img", limits=SandboxLimits(processes=7), concurrency=1)
-    done = await sandbox.run(["echo", "x"], folder=tmp_path, environment={"A": "b"})
-    for words in ("--network none", "--pids-limit 7", "--read-only", "--env A=b", "img echo x"):
+    done = await sandbox.run(["sh", "-c", "exit 125"], folder=tmp_path, environment={"A": "b"})
+    assert (done.exit_code, done.stderr) == (125, "")
+    for words in ("--network none", "--pids-limit 7", "--read-only", "--env A=b"):
         assert words in done.stdout
     program.write_text("#!/bin/sh\necho 'no such image' >&2\nexit 125\n")
     with pytest.raises(SandboxError, match="no such image"):

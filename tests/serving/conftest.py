@@ -10,14 +10,14 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
-import aiohttp  # noqa: E402
+import aiohttp
 
-from gym_adapters import Environment, EnvironmentEntry  # noqa: E402
-from gym_adapters.serving.environment_server import (  # noqa: E402
+from gym_adapters import Environment, EnvironmentEntry
+from gym_adapters.serving.environment_server import (
     EnvironmentServer,
     environment_app,
 )
-from gym_adapters.serving.http_server import HttpLimits, Listener, serving  # noqa: E402
+from gym_adapters.serving.http_server import HttpLimits, Listener, serving
 
 
 @dataclass

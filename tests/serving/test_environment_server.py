@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -92,6 +93,12 @@ def call(name: str, arguments: str, call_id: str = "c1") -> dict[str, Any]:
 
 def result(output: str, call_id: str = "c1") -> dict[str, Any]:
     return {"type": "function_call_output", "call_id": call_id, "output": output}
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -357,8 +364,7 @@ async def test_sessions_opened_and_dropped_are_all_freed(serve: Any) -> None:
                 await asyncio.sleep(0.1)
         sessions = peer.servers[0].sessions
         assert len(sessions) <= 500
-        while len(sessions):
-            await asyncio.sleep(0.05)
+        await until(lambda: len(sessions) == 0)
         assert sessions.counts.opened == sessions.counts.expired == opened
         assert Counter.live == 0
 
@@ -373,8 +379,7 @@ async def test_a_client_that_vanishes_during_start_leaves_no_session(serve: Any)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await peer.post("/seed_session", row())
-        while Slow.live:
-            await asyncio.sleep(0.01)
+        await until(lambda: Slow.live == 0)
         assert len(peer.servers[0].sessions) == 0
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 from hypothesis import given, strategies as st
 
-from gym_adapters.errors import InvalidRow, MissingExtra, VerifierError
-from gym_adapters.verifiers import choices
-from gym_adapters.verifiers.choices import GradingMode, check_pattern, choice, choice_by_pattern
+from gym_adapters.errors import VerifierError
+from gym_adapters.verifiers import patterns
+from gym_adapters.verifiers.choices import GradingMode, choice, choice_by_pattern
 
 OPTIONS = [{"A": "red"}, {"B": "dark blue"}, {"C": "blue"}, {"D": "green"}, {"I": None}]
 
@@ -136,22 +134,9 @@ def test_a_pattern_sees_the_end_of_a_long_text() -> None:
 
 
 def test_a_pattern_that_backtracks_is_stopped_and_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choices, "PATTERN_TIMEOUT", 0.05)
+    monkeypatch.setattr(patterns, "TIMEOUT", 0.05)
     with pytest.raises(VerifierError, match="it backtracks"):
         choice_by_pattern("a" * 200 + "!", [], r"^(a|a|aa)+$")
-
-
-def test_a_pattern_that_is_none_is_refused_by_field() -> None:
-    with pytest.raises(InvalidRow, match=r"'\(' is not a regular expression") as caught:
-        check_pattern("(", "template_metadata.output_regex")
-    assert caught.value.field == "template_metadata.output_regex"
-    check_pattern(r"choice: (\w)", "x")
-
-
-def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "regex", None)
-    with pytest.raises(MissingExtra, match=r"gym-adapters\[verifiers\]"):
-        check_pattern("never compiled before", "x")
 
 
 MODES: list[GradingMode] = [

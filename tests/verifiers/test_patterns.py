@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from gym_adapters.errors import InvalidRow, VerifierError
+from gym_adapters.errors import InvalidRow, MissingExtra, VerifierError
 from gym_adapters.verifiers.patterns import captured_last, check_pattern
 
 
@@ -40,3 +42,14 @@ def test_a_pattern_that_is_none_is_refused_by_field() -> None:
 def test_a_pattern_that_backtracks_without_end_is_stopped() -> None:
     with pytest.raises(VerifierError, match="backtracks"):
         captured_last("a" * 40 + "!", r"^(a|aa|a?)+$(?<=b)")
+
+
+@pytest.mark.parametrize(("ignore_case", "captured"), [(True, "B"), (False, None)])
+def test_case_is_ignored_where_it_is_asked_for(ignore_case: bool, captured: str | None) -> None:
+    assert captured_last("ANSWER: B", r"answer: (\w)", ignore_case=ignore_case) == captured
+
+
+def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "regex", None)
+    with pytest.raises(MissingExtra, match=r"gym-adapters\[verifiers\]"):
+        check_pattern("never compiled before", "x")

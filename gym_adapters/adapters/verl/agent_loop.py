@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from gym_adapters.adapters.budgeted_chat import BudgetedChat, TokenBudget
+from gym_adapters.adapters.bounded_prompt import BoundedPrompt
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
 from gym_adapters.adapters.environment_run import EnvironmentRun
 from gym_adapters.adapters.trainer_sampling import TrainerSampling
@@ -118,20 +118,21 @@ class GymAgentLoop(_loops.AgentLoopBase):
     ) -> Rollout:
         speech = _speech(self.tokenizer, _as_text(self.apply_chat_template_kwargs))
         bounds = self._settings.bounds
+        room = bounds.prompt + bounds.response
         chat = TokenChatModel(
             generator,
             speech.renderer,
             speech.parser,
             name="policy",
+            max_context=min(room, self._settings.max_context or room),
+            max_completion=bounds.response,
             strict=not self._settings.takes_segments,
         )
-        room = bounds.prompt + bounds.response
-        context = min(room, self._settings.max_context or room)
         task = run.task(dict(identity.row))
         episode = await run.episode(task, seed=seed, rollout_index=session)
         return await ToolAgent(AgentLimits(turn_timeout=TURN_TIMEOUT)).run(
             episode,
-            BudgetedChat(chat, TokenBudget(bounds.response, context, bounds.prompt)),
+            BoundedPrompt(chat, bounds.prompt),
             sampling=sampling(task),
             request_id=request_id,
             seed=seed,

@@ -68,9 +68,7 @@ class RolloutGroup:
         if len(self._ended) >= self.policy.size:
             self._complete.set()
 
-    async def settle(
-        self, session: int, rollout: Rollout, judge: Judge
-    ) -> Rollout | None:
+    async def settle(self, session: int, rollout: Rollout, judge: Judge) -> Rollout | None:
         """Wait for the other sessions; then the rollout to train on, or nothing.
 
         Args:
@@ -114,9 +112,7 @@ class RolloutGroup:
             return ()
         return judged.result()
 
-    async def _judge(
-        self, judge: Judge, order: Sequence[int]
-    ) -> Sequence[Rollout]:
+    async def _judge(self, judge: Judge, order: Sequence[int]) -> Sequence[Rollout]:
         return await judge([self.rollouts[session] for session in order])
 
     def _why(self, judged: dict[int, Rollout], survivors: int) -> str:

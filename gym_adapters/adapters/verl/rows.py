@@ -107,8 +107,13 @@ def verl_rows(
     if not asked:
         raise InvalidRow("there are no tasks.", fix="give at least one.")
     refuse_unsupported(Adapter.VERL, entry.environment, asked)
+    name = _portable_name(environment)
+    identities = [
+        RowIdentity(name, tuple(overrides), tuple(components), task.to_row()) for task in asked
+    ]
     return [
-        _row(entry, task, index, overrides, components, split) for index, task in enumerate(asked)
+        _row(entry, task, identity, index, split)
+        for index, (task, identity) in enumerate(zip(asked, identities, strict=True))
     ]
 
 
@@ -133,15 +138,8 @@ def write_verl_rows(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None
 
 
 def _row(
-    entry: EnvironmentEntry,
-    task: Task,
-    index: int,
-    overrides: Sequence[str],
-    components: Sequence[str],
-    split: str,
+    entry: EnvironmentEntry, task: Task, identity: RowIdentity, index: int, split: str
 ) -> Row:
-    name = _portable_name(entry.name)
-    identity = RowIdentity(name, tuple(overrides), tuple(components), task.to_row())
     return {
         "data_source": entry.environment.name,
         "prompt": prompt_messages(task.input),

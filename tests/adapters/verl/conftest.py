@@ -21,7 +21,7 @@ os.environ.setdefault("VERL_LOGGING_LEVEL", "WARNING")
 
 from gym_adapters import Episode, Task, load_environment
 from gym_adapters.adapters.verl import verl_overrides, verl_rows
-from gym_adapters.testing.tiny_policy import Conversation, TinyPolicy, WarmUp, tiny_policy
+from gym_adapters.testing import Conversation, TinyPolicy, WarmUp, tiny_policy
 
 PROMPT, RESPONSE = 128, 160
 
@@ -54,22 +54,27 @@ Script = Callable[[int, list[int]], str]
 """Given the number of the call and the prompt's ids, what the policy says."""
 
 
-@dataclass
 class StubServers:
     """verl's ``LLMServerClient``, with a script in place of a model.
 
-    Attributes:
+    Not a dataclass: hydra would make a configuration of it.
+
+    Args:
         tokenizer: Encodes what the script says.
         script: The policy.
         change: Applied to each output: for faults.
+
+    Attributes:
         calls: Sampling parameters of each call.
+        prompts: Context of each call.
     """
 
-    tokenizer: Any
-    script: Script
-    change: Callable[[Any], None] = lambda output: None
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    prompts: list[list[int]] = field(default_factory=list)
+    def __init__(
+        self, tokenizer: Any, script: Script, change: Callable[[Any], None] = lambda output: None
+    ) -> None:
+        self.tokenizer, self.script, self.change = tokenizer, script, change
+        self.calls: list[dict[str, Any]] = []
+        self.prompts: list[list[int]] = []
 
     async def generate(
         self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any]
@@ -125,7 +130,10 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
     ) -> None:
         for position, key in enumerate(keys):
             recorded.tags[key] = tags[position]
-            recorded.rows[key] = dict(fields[position].items())
+            row = dict(fields[position].items())
+            recorded.rows[key] = {name: getattr(it, "data", it) for name, it in row.items()}
+            for name in ("responses", "prompts", "response_mask", "rollout_log_probs", "rm_scores"):
+                recorded.rows[key][name] = row[name]
 
     monkeypatch.setattr(transfer_queue, "init", lambda *_: None)
     monkeypatch.setattr(transfer_queue, "async_kv_put", put)

@@ -1,0 +1,249 @@
+"""Running one rollout in this process: a fresh episode, a model, and further attempts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from gym_adapters import __version__
+from gym_adapters.environment import Environment, EnvironmentConfig
+from gym_adapters.episode import Episode, EpisodeLimits
+from gym_adapters.errors import Boundary, RolloutCancelled
+from gym_adapters.generation.chat import ChatModel
+from gym_adapters.generation.protocol import SamplingParams
+from gym_adapters.registry import EnvironmentEntry
+from gym_adapters.reward import Outcome
+from gym_adapters.rollout import Provenance, Rollout
+from gym_adapters.rollouts.model_judge import open_run_resources
+from gym_adapters.rollouts.models import ModelSource
+from gym_adapters.rollouts.row_sampling import Sampling
+from gym_adapters.task import Task
+
+__all__ = [
+    "LONGEST_PAUSE",
+    "RETRIED",
+    "Agent",
+    "Attempts",
+    "Job",
+    "LocalRunner",
+    "Part",
+    "Retries",
+    "open_parts",
+]
+
+log = logging.getLogger(__name__)
+
+RETRIED = frozenset(
+    {Boundary.MODEL, Boundary.TOOL, Boundary.JUDGE, Boundary.SANDBOX, Boundary.TIMEOUT}
+)
+"""Failures that may pass by themselves; one of the environment or the verifier is a bug."""
+
+LONGEST_PAUSE = 30.0
+
+
+class Agent(Protocol):
+    """Drives one episode to its end and closes it (`gym_adapters.agents.tool_agent.ToolAgent`)."""
+
+    async def run(
+        self,
+        episode: Episode,
+        model: ChatModel,
+        *,
+        sampling: SamplingParams | None = None,
+        request_id: str | None = None,
+        seed: int | None = None,
+    ) -> Rollout:
+        """The finished rollout; only cancellation raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One environment of a run.
+
+    Attributes:
+        entry: The environment.
+        config: Its settings.
+        sampling: How to sample each turn.
+        limits: Turns and times of an episode.
+    """
+
+    entry: EnvironmentEntry
+    config: EnvironmentConfig
+    sampling: Sampling
+    limits: EpisodeLimits
+
+    @property
+    def environment(self) -> type[Environment[Any]]:
+        """Its class."""
+        return self.entry.environment
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One rollout to run: attempt `rollout_index` at `task` of the part at index `part`."""
+
+    part: int
+    task: Task
+    task_index: int
+    rollout_index: int
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a rollout that failed at a boundary of `RETRIED` is attempted again.
+
+    Attributes:
+        count: Further attempts.
+        pause: Seconds before the first; doubled for each further one, with jitter.
+    """
+
+    count: int = 0
+    pause: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """What came of a job.
+
+    Attributes:
+        rollout: The last attempt.
+        failed: The attempts before it.
+    """
+
+    rollout: Rollout
+    failed: Sequence[Rollout] = ()
+
+
+@asynccontextmanager
+async def open_parts(parts: Sequence[Part], seed: int) -> AsyncIterator[list[Any]]:
+    """The resources of each part, open together."""
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                open_run_resources(part.environment, part.config, seed=seed)
+            )
+            for part in parts
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRunner:
+    """Runs jobs on this event loop.
+
+    Attributes:
+        parts: The environments.
+        resources: What each of them opened.
+        source: Where models come from.
+        agent: What drives the episodes.
+        seed: Seed of the run.
+        retries: Further attempts.
+        on_retry: Told at once of each failed attempt that another one follows.
+    """
+
+    parts: Sequence[Part]
+    resources: Sequence[Any]
+    source: ModelSource
+    agent: Agent
+    seed: int
+    retries: Retries
+    on_retry: Callable[[Rollout], None] | None = None
+
+    def model(self, part: int, task: Task, rollout_index: int) -> ChatModel:
+        """The policy of one rollout.
+
+        Raises:
+            UsageError: If there is none.
+        """
+        return self.source.for_rollout(self.parts[part].environment, task, rollout_index)
+
+    async def run(self, job: Job, model: ChatModel) -> Rollout:
+        """The rollout of `job`; only cancellation, and an error of `on_retry`, raise."""
+        attempt = 0
+        while True:
+            rollout = await self._attempt(job, model, attempt)
+            failure = rollout.outcome.failure
+            if (
+                failure is None
+                or failure.boundary not in RETRIED
+                or attempt >= self.retries.count
+            ):
+                return replace(rollout, task_index=job.task_index)
+            log.info(
+                "rollout %s of task %s failed (%s: %s); attempt %d of %d follows",
+                *(job.rollout_index, job.task.task_id, failure.boundary, failure.message),
+                *(attempt + 2, self.retries.count + 1),
+            )
+            if self.on_retry is not None:
+                self.on_retry(rollout)
+            pause = min(self.retries.pause * 2**attempt, LONGEST_PAUSE)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            attempt += 1
+
+    async def _attempt(self, job: Job, model: ChatModel, attempt: int) -> Rollout:
+        part = self.parts[job.part]
+        try:
+            episode = Episode(
+                part.environment,
+                job.task,
+                config=part.config,
+                resources=self.resources[job.part],
+                seed=self.seed,
+                rollout_index=job.rollout_index,
+                limits=part.limits,
+            )
+            name = f"{job.task.task_id}-{job.rollout_index}"
+            return await self.agent.run(
+                episode,
+                model,
+                sampling=job.sampling,
+                # An engine must not take the retry for the attempt it may still be aborting.
+                request_id=f"{name}-retry{attempt}" if attempt else name,
+                seed=self.seed,
+            )
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled this rollout: something that it awaited was cancelled.
+            stray = RolloutCancelled("something the rollout waited for was cancelled")
+            stray.__cause__ = error
+            return self._failed(job, model, stray)
+        except Exception as error:  # noqa: BLE001 - one rollout never ends the run
+            return self._failed(job, model, error)
+
+    def _failed(self, job: Job, model: ChatModel, error: Exception) -> Rollout:
+        environment = self.parts[job.part].environment
+        return unscored(
+            job,
+            error,
+            Provenance(
+                environment=environment.name,
+                environment_version=environment.version,
+                library_version=__version__,
+                model=model.name,
+                template_hash=model.template_hash,
+                seed=self.seed,
+            ),
+        )
+
+
+def unscored(job: Job, error: Exception, provenance: Provenance) -> Rollout:
+    """The rollout of a job that came to nothing."""
+    return Rollout(
+        row=job.task.to_row(),
+        task_id=job.task.task_id,
+        rollout_index=job.rollout_index,
+        prompt=job.task.input,
+        output=(),
+        tools=(),
+        outcome=Outcome.unscored(error),
+        provenance=provenance,
+        task_index=job.task_index,
+    )

@@ -1,0 +1,201 @@
+"""Stored rollouts, ours and NeMo Gym's, read one at a time and found again by their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from gym_adapters.errors import InvalidConfig, InvalidRow, JudgeError, RolloutError
+from gym_adapters.items import check_items, input_items
+from gym_adapters.reward import Outcome, Reward, StopReason
+from gym_adapters.rollout import Provenance, Rollout, TokenUsage
+from gym_adapters.rollouts.manifest import Manifest
+from gym_adapters.rollouts.run_folder import FAILURES, MANIFEST, ROLLOUTS
+from gym_adapters.segment import Segment
+
+__all__ = ["Place", "StoredRollouts", "nemo_gym_rollout"]
+
+_OURS = "gym_adapters"
+_PROMPT_IDS, _IDS, _LOGPROBS = (
+    "prompt_token_ids",
+    "generation_token_ids",
+    "generation_log_probs",
+)
+
+
+class Place(NamedTuple):
+    """Where a rollout stands: which file of its source, at which byte and line."""
+
+    file: int
+    offset: int
+    line: int
+
+
+class StoredRollouts:
+    """The rollouts of a run's folder or of a file, to go through as often as needed.
+
+    A folder gives each rollout once: the scored ones, then the last failure of the others. A file
+    may hold our rollouts or NeMo Gym's (``ng_collect_rollouts``), also mixed. Of NeMo Gym's, one
+    that failed, or that its judge failed on, is unscored, whatever reward it bears.
+
+    Args:
+        path: Folder or file.
+
+    Raises:
+        InvalidConfig: If there is neither.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest: Manifest | None = None
+        if path.is_dir():
+            self.manifest = Manifest.read(path / MANIFEST)
+            self._files: Sequence[Path] = (path / ROLLOUTS, path / FAILURES)
+        elif path.is_file():
+            self._files = (path,)
+        else:
+            raise InvalidConfig(f"{path} is neither the folder of a run nor a file of rollouts")
+
+    def __iter__(self) -> Iterator[tuple[Place, Rollout]]:
+        """Places and rollouts, in order.
+
+        Raises:
+            InvalidRow: Naming file and line, if one is no rollout.
+        """
+        if self.manifest is None:
+            yield from self._lines(0)
+            return
+        scored: set[tuple[str, int]] = set()
+        for place, rollout in self._lines(0):
+            scored.add((rollout.task_id, rollout.rollout_index))
+            yield place, rollout
+        last: dict[tuple[str, int], tuple[Place, Rollout]] = {}
+        for place, rollout in self._lines(1):
+            key = (rollout.task_id, rollout.rollout_index)
+            if key not in scored:
+                last[key] = (place, rollout)
+        yield from last.values()
+
+    def at(self, places: Sequence[Place]) -> list[Rollout]:
+        """The rollouts at some places."""
+        found = []
+        for place in places:
+            with self._files[place.file].open("rb") as file:
+                file.seek(place.offset)
+                found.append(self._rollout(file.readline(), place))
+        return found
+
+    def _lines(self, number: int) -> Iterator[tuple[Place, Rollout]]:
+        if not self._files[number].exists():
+            return
+        offset = 0
+        with self._files[number].open("rb") as file:
+            for line_number, line in enumerate(file, start=1):
+                if line.strip():
+                    place = Place(number, offset, line_number)
+                    yield place, self._rollout(line, place)
+                offset += len(line)
+
+    def _rollout(self, line: bytes, place: Place) -> Rollout:
+        try:
+            data = orjson.loads(line)
+            if not isinstance(data, dict):
+                raise InvalidRow("a rollout must be a JSON object.", fix="write one a line.")
+            if _OURS in data:
+                return Rollout.from_json(data)
+            return nemo_gym_rollout(data, place.line - 1)
+        except orjson.JSONDecodeError as error:
+            problem = InvalidRow(f"not valid JSON: {error}.", fix="write one object a line.")
+        except InvalidRow as error:
+            problem = error
+        raise problem.at(str(self._files[place.file]), place.line)
+
+
+def nemo_gym_rollout(data: Mapping[str, Any], position: int = 0) -> Rollout:
+    """A rollout from a line of NeMo Gym's rollout file.
+
+    NeMo Gym names a task by its index in the run; without one, attempts with the same input and
+    tools count as the same task. Token ids are kept where the model server recorded them.
+
+    Args:
+        data: The line.
+        position: Stands in for the attempt's number where it has none.
+
+    Raises:
+        InvalidRow: If it has no input or no response.
+    """
+    params, response = data.get("responses_create_params"), data.get("response")
+    if not isinstance(params, dict) or not isinstance(response, dict) or "input" not in params:
+        raise InvalidRow(
+            "a rollout has responses_create_params with an input, and a response.",
+            fix="give a file that NeMo Gym's rollout collection or this library wrote.",
+        )
+    output = response.get("output") or []
+    check_items(output, "response.output")
+    if not isinstance(params["input"], str):
+        check_items(params["input"], "responses_create_params.input")
+    tools = params.get("tools") or response.get("tools") or []
+    index = data.get("_ng_task_index")
+    alike = orjson.dumps([params["input"], tools], option=orjson.OPT_SORT_KEYS)
+    usage = response.get("usage") or {}
+    attempt = data.get("_ng_rollout_index")
+    return Rollout(
+        row={
+            key: value
+            for key, value in data.items()
+            if key not in ("response", "reward") and not key.startswith("_ng_")
+        },
+        task_id=f"{index:016x}"
+        if isinstance(index, int) and index >= 0
+        else blake2b(alike, digest_size=8).hexdigest(),
+        rollout_index=attempt if isinstance(attempt, int) else position,
+        prompt=input_items(params["input"]),
+        output=[
+            {k: v for k, v in item.items() if k not in (_PROMPT_IDS, _IDS, _LOGPROBS)}  # type: ignore[misc]
+            for item in input_items(output)
+        ],
+        tools=tools,
+        outcome=_outcome(data, response),
+        segments=_segments(output),
+        usage=TokenUsage(usage.get("input_tokens") or 0, usage.get("output_tokens") or 0, 0),
+        provenance=Provenance(model=str(response.get("model") or "")),
+        task_index=index,
+    )
+
+
+def _outcome(data: Mapping[str, Any], response: Mapping[str, Any]) -> Outcome:
+    reward = data.get("reward")
+    if data.get("judge_failed"):
+        return Outcome.unscored(JudgeError("NeMo Gym's judge failed; its reward is not one"))
+    if failure := data.get("_ng_failure_class"):
+        return Outcome.unscored(RolloutError(f"NeMo Gym recorded a failure: {failure}"))
+    if isinstance(reward, bool) or not isinstance(reward, int | float):
+        return Outcome.unscored(RolloutError("there is no reward"))
+    cut = response.get("status") == "incomplete"
+    return Outcome.scored(Reward(reward), StopReason.LENGTH if cut else StopReason.ANSWERED)
+
+
+def _segments(output: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...]:
+    """The exact tokens, where model calls are marked with them; a rewritten history begins anew."""
+    segments: list[tuple[list[int], list[int], list[int], list[float]]] = []
+    for item in output:
+        if not item.get(_IDS) or not item.get(_PROMPT_IDS):
+            continue
+        read, sampled = list(item[_PROMPT_IDS]), list(item[_IDS])
+        logprobs = list(item.get(_LOGPROBS) or ())
+        if len(logprobs) != len(sampled):
+            return ()
+        seen = segments[-1][0] + segments[-1][1] if segments else None
+        if seen is None or read[: len(seen)] != seen:
+            segments.append((read, sampled, [1] * len(sampled), logprobs))
+            continue
+        between = read[len(seen) :]
+        _, ids, mask, known = segments[-1]
+        ids += between + sampled
+        mask += [0] * len(between) + [1] * len(sampled)
+        known += [0.0] * len(between) + logprobs
+    return tuple(Segment(*parts) for parts in segments)

@@ -1,0 +1,197 @@
+"""verl's real trainer, in processes of its own, on a CPU: GRPO on our environments."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gym_adapters import Task
+from gym_adapters.adapters.verl import verl_overrides, verl_rows, write_verl_rows
+from gym_adapters.adapters.verl.overrides import write_overrides
+from gym_adapters.testing import TinyPolicy, WarmUp, tiny_policy
+from gym_adapters.testing.verl_cpu import OVERRIDES, environment_variables
+
+from .conftest import gold_conversation  # noqa: TID252
+
+STEPS = 4
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a finished run left behind.
+
+    Attributes:
+        code: Exit code.
+        log: Everything it printed.
+        metrics: verl's metrics, one entry a step.
+        samples: What was trained on, by step.
+    """
+
+    code: int
+    log: str
+    metrics: list[dict[str, float]]
+    samples: dict[int, list[dict[str, Any]]]
+
+
+Train = Callable[..., Training]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Iterator[Train]:
+    """Trains; whatever Ray started is ended afterwards."""
+    # Ray's sockets lie under it, and their names may have 107 characters.
+    ray_folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(environment: str, tasks: list[Task], policy: TinyPolicy, *extra: str) -> Training:
+        data, samples = tmp_path / "train.parquet", tmp_path / "samples"
+        write_verl_rows(verl_rows(environment, tasks), data)
+        overrides = tmp_path / "run.overrides"
+        write_overrides(
+            [
+                *verl_overrides(
+                    environment,
+                    model=policy.model_path,
+                    train_files=data,
+                    group_size=4,
+                    batch_size=4,
+                    max_prompt_length=96,
+                    max_response_length=160,
+                ),
+                *OVERRIDES,
+                "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
+                "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
+                "actor_rollout_ref.actor.optim.lr=1e-3",
+                "trainer.save_freq=-1",
+                "trainer.resume_mode=disable",
+                "trainer.logger=[console,file]",
+                f"trainer.total_training_steps={STEPS}",
+                "trainer.total_epochs=1",
+                f"trainer.rollout_data_dir={samples}",
+                f"trainer.default_local_dir={tmp_path}/checkpoints",
+                f"hydra.run.dir={tmp_path}",
+                "hydra.output_subdir=null",
+                f"+ray_kwargs.ray_init._temp_dir={ray_folder}",
+                *extra,
+            ],
+            overrides,
+        )
+        metrics, log = tmp_path / "metrics.jsonl", tmp_path / "log.txt"
+        command = [sys.executable, "-m", "gym_adapters.adapters.verl.launch"]
+        variables = {**os.environ, **environment_variables(), "VERL_FILE_LOGGER_PATH": str(metrics)}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, "--overrides", str(overrides)],
+                cwd=tmp_path,
+                env=variables,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            started.append(process)
+            code = process.wait(timeout=900)
+        told = metrics.read_text().splitlines() if metrics.exists() else []
+        return Training(
+            code,
+            log.read_text(errors="replace"),
+            [entry["data"] for line in told if (entry := json.loads(line))["step"] > 0],
+            {int(file.stem): _lines(file) for file in samples.glob("*.jsonl")},
+        )
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+    _end_processes_of(ray_folder)
+    shutil.rmtree(ray_folder, ignore_errors=True)
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def _end_processes_of(ray_folder: str) -> None:
+    """End those that name the folder of this very run on their command line."""
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            command = (folder / "cmdline").read_bytes().decode(errors="replace")
+            if f"{ray_folder}/" in command:
+                os.kill(int(folder.name), signal.SIGKILL)
+        except (OSError, ProcessLookupError):
+            continue
+
+
+@pytest.fixture(scope="module")
+def able_policy(sums: list[Task]) -> TinyPolicy:
+    """Right more often than not."""
+    import asyncio
+
+    from gym_adapters import load_environment
+
+    environment = load_environment("arithmetic_tools").environment
+    gold = [asyncio.run(gold_conversation(environment, task)) for task in sums]
+    return tiny_policy(
+        warmup=WarmUp(gold, copy_steps=90, mistake_steps=0, batch_size=8, learning_rate=8e-3)
+    )
+
+
+@pytest.mark.timeout(600)
+def test_grpo_trains_on_what_was_sampled(
+    train: Train, sums: list[Task], able_policy: TinyPolicy
+) -> None:
+    training = train("arithmetic_tools", sums, able_policy)
+    assert training.code == 0, training.log[-5000:]
+    assert len(training.metrics) == STEPS
+    for number, step in enumerate(training.metrics, start=1):
+        # Sampled and trained probabilities agree: tokens, masks and weights line up.
+        assert step["training/rollout_probs_diff_max"] < 1e-3
+        assert step["training/num_turns/max"] >= 4
+        samples = training.samples[number]
+        ours = [sample["score"] for sample in samples]
+        assert step["critic/score/mean"] == pytest.approx(sum(ours) / len(ours))
+    assert max(step["actor/grad_norm"] for step in training.metrics[:-1]) > 0
+
+
+FLAKY = """
+from gym_adapters import Environment, JudgeError, Task
+
+
+class Flaky(Environment[Task]):
+    name = "flaky"
+
+    async def verify(self, transcript):
+        if self.rng.random() < 0.4:
+            raise JudgeError("the judge is down")
+        return 1.0
+"""
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_failed_rollouts_are_outside_of_the_baseline(
+    train: Train, sums: list[Task], able_policy: TinyPolicy, environment_folder: Any
+) -> None:
+    tasks = [Task.from_row(task.to_row()) for task in sums]
+    training = train(environment_folder(FLAKY), tasks, able_policy)
+    assert training.code == 0, training.log[-5000:]
+    assert len(training.metrics) == STEPS
+    rows = [len(training.samples[number]) for number in range(1, STEPS + 1)]
+    assert sum(rows) < 16 * STEPS
+    assert "judge: verify of flaky: the judge is down" in training.log
+    for step in training.metrics:
+        # All survivors have the same reward. Had a failure counted as 0, they would be above it.
+        assert step["critic/score/min"] == step["critic/score/max"] == 1.0
+        assert step["critic/advantages/max"] == step["critic/advantages/min"] == 0.0

@@ -1,0 +1,94 @@
+"""NeMo Gym's recorded rollouts, replayed over HTTP as its agents would: the recorded rewards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gym_adapters import environment_names, load_environment
+from gym_adapters.items import final_text, input_items
+from gym_adapters.task import read_rows
+from gym_adapters.verifiers.judge import JudgeOpener, ScriptedJudge, judge_opener
+
+FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "nemo_gym"
+
+pytestmark = pytest.mark.skipif(
+    not FIXTURES.is_dir(), reason=f"the recorded rollouts are not here: {FIXTURES}"
+)
+
+Record = dict[str, Any]
+
+OVERRIDES: Mapping[str, Sequence[str]] = {
+    "equivalence_llm_judge": ["judge=recorded"],
+    "math_with_judge": ["judge=recorded"],
+}
+# Recorded before NeMo Gym fixed its parser; it now gives what is here, too.
+DIFFERENCES = {("mcqa", 2): 1.0}
+# The web has changed since: ours answers from its own pages.
+OTHER_RESULTS = {"google_search"}
+
+
+def recorded() -> list[Any]:
+    return [
+        pytest.param(name, record, id=f"{name}-{record['row']}")
+        for name in environment_names()
+        if (FIXTURES / f"{name}.jsonl").exists()
+        for _, record in read_rows(FIXTURES / f"{name}.jsonl")
+        if record["task"] is not None
+    ]
+
+
+def recorded_judge(record: Record) -> JudgeOpener:
+    """Opens a judge that says what the judge of `record` said, in order."""
+    evaluations = record["recorded_extras"].get("judge_evaluations") or []
+    said = [final_text(input_items(asked["response"]["output"])) for asked in evaluations]
+
+    @asynccontextmanager
+    async def opener(spec: str) -> AsyncIterator[ScriptedJudge]:
+        yield ScriptedJudge(said)
+
+    return opener
+
+
+def plain(text: Any) -> Any:
+    try:
+        return json.loads(text) if isinstance(text, str) else text
+    except ValueError:
+        return text
+
+
+@pytest.mark.parametrize(("name", "record"), recorded())
+async def test_a_recorded_rollout_gets_its_reward_over_http(
+    serve: Any, name: str, record: Record
+) -> None:
+    entry = load_environment(name)
+    config = entry.config(OVERRIDES.get(name, ()))
+    output = record["response"]["output"]
+    results = {
+        item["call_id"]: plain(item["output"])
+        for item in output
+        if item["type"] == "function_call_output"
+    }
+    token = judge_opener.set(recorded_judge(record))
+    try:
+        async with serve(entry, configs={name: config}) as peer:
+            assert (await peer.post("/seed_session", record["task"]))[0] == 200
+            for item in output:
+                if item["type"] != "function_call" or item["call_id"] not in results:
+                    continue
+                _, answer = await peer.post(f"/{item['name']}", data=item["arguments"].encode())
+                if name not in OTHER_RESULTS:
+                    assert answer == results[item["call_id"]]
+            body = {**record["task"], "response": record["response"]}
+            status, verdict = await peer.post("/verify", body)
+    finally:
+        judge_opener.reset(token)
+    assert status == 200, verdict
+    expected = DIFFERENCES.get((name, record["row"]), record["recorded_reward"])
+    assert verdict["reward"] == pytest.approx(expected, abs=1e-9)
+    assert verdict["response"] == record["response"]
