@@ -10,7 +10,7 @@ from gym_adapters.environments.mcqa.environment import Mcqa, McqaConfig, McqaTas
 from gym_adapters import Boundary, Episode, InvalidRow, Reward, Unsupported
 from gym_adapters.items import assistant_message
 from gym_adapters.reward import Outcome
-from gym_adapters.verifiers import choices
+from gym_adapters.verifiers import patterns
 
 OPTIONS = [{"A": "red"}, {"B": "blue"}, {"C": "green"}]
 
@@ -77,7 +77,7 @@ async def test_the_config_overrules_the_rows_mode() -> None:
 async def test_a_pattern_that_backtracks_leaves_the_attempt_unscored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(choices, "PATTERN_TIMEOUT", 0.05)
+    monkeypatch.setattr(patterns, "TIMEOUT", 0.05)
     asked = task(template_metadata={"output_regex": r"^(a|a|aa)+$"})
     got = await outcome(asked, "a" * 200 + "!")
     assert got.reward is None

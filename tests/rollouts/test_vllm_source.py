@@ -18,7 +18,7 @@ SCRIPT = """
 import asyncio, json, sys
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.rollouts import collect
-from gym_adapters.task import Task
+from gym_adapters.registry import load_environment
 from gym_adapters.testing import tiny_policy
 
 
@@ -28,8 +28,9 @@ async def main():
            "expected_answer": 4}
     found = []
     how = SamplingParams(max_tokens=8)
-    async for each in collect("arithmetic_tools", [row], f"vllm:{path}", num_repeats=3,
-                              sampling=how):
+    entry = load_environment("arithmetic_tools")
+    task = entry.environment.task_type.from_row(row)
+    async for each in collect(entry, [task], f"vllm:{path}", num_repeats=3, sampling=how):
         segment = each.segments[0]
         found.append([each.provenance.weights_version, sum(segment.mask), len(segment.logprobs),
                       each.outcome.status])
