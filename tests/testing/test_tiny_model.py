@@ -226,6 +226,7 @@ def test_after_a_warm_up_the_format_is_right_and_the_numbers_often_wrong(tmp_pat
 
 @pytest.mark.parametrize("first", ["gym_adapters.testing", "gym_adapters.testing.tiny_model"])
 def test_the_package_gives_the_function_whichever_is_imported_first(first: str) -> None:
-    code = f"import {first}\nfrom gym_adapters.testing import tiny_policy\nprint(callable(tiny_policy))"
+    asked = "from gym_adapters.testing import tiny_policy; print(callable(tiny_policy))"
+    code = f"import {first}; {asked}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "True\n", done.stderr
