@@ -180,17 +180,17 @@ CARRIES: Mapping[Adapter, AdapterLimits] = {
             Feature.REPLY: YES,
             Feature.OWN_PROMPT: YES,
             Feature.PRIOR_TURNS: YES,
-            Feature.GROUP_COMPARE: _no("the actor sees one rollout; score in verify"),
+            Feature.GROUP_COMPARE: Carriage(True, "the rows of a task in one call are its group"),
             Feature.SEVERAL_SEGMENTS: _ONE_SEGMENT,
             Feature.SEVERAL_POLICIES: _ONE_POLICY,
             Feature.IMAGES: _NO_IMAGES,
         },
-        failed_rollout="the valid mask where the launcher sets it, else the group is dropped",
+        failed_rollout="mask_sample: outside the loss; the launcher makes advantages without it",
     ),
     Adapter.NEMO_RL_NATIVE: AdapterLimits(
         features={
             Feature.TOOLS: Carriage(True, "read back from decoded text; no parity is claimed"),
-            Feature.ROW_TOOLS: _no("the prompt is rendered before the environment; use the actor"),
+            Feature.ROW_TOOLS: _no("the prompt is rendered before the episode starts; use the actor"),
             Feature.REPLY: YES,
             Feature.OWN_PROMPT: _no("the prompt comes from the dataset; use the actor"),
             Feature.PRIOR_TURNS: YES,
@@ -199,7 +199,7 @@ CARRIES: Mapping[Adapter, AdapterLimits] = {
             Feature.SEVERAL_POLICIES: _ONE_POLICY,
             Feature.IMAGES: _NO_IMAGES,
         },
-        failed_rollout="the group is dropped",
+        failed_rollout="outside the loss and the baseline, by the launcher",
     ),
 }
 

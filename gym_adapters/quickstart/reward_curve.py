@@ -39,7 +39,7 @@ def plot_reward_curve(path: Path, result: QuickstartResult) -> None:
         axes.annotate(
             f"held out: {rate:.0%}",
             (x, rate),
-            xytext=(8 if x == 0 else -8, 10),
+            xytext=(8, 10) if x == 0 else (-8, -18),
             textcoords="offset points",
             ha="left" if x == 0 else "right",
             color=colour,

@@ -6,7 +6,10 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from gym_adapters.extras import require
 from gym_adapters.registry import EnvironmentEntry
@@ -33,7 +36,7 @@ def train(
     spec = trl_spec(entry, tasks=tasks)
     if settings.shuffle_rewards:
         spec.reward_funcs = [_with_shuffled_rewards(spec.reward_funcs[0], settings.seed)]
-    callback = _steps_callback(observer)
+    callback = _steps_callback(observer, settings.output / "training.jsonl")
     arguments = spec.trainer_arguments()
     arguments["callbacks"] = [*arguments["callbacks"], callback]
     with warnings.catch_warnings():
@@ -43,7 +46,7 @@ def train(
             model=policy.load_model(),
             processing_class=policy.tokenizer,
             args=trl.GRPOConfig(
-                output_dir=str(settings.output / "trainer"),
+                output_dir=str(settings.output / "policy"),
                 seed=settings.seed,
                 max_steps=settings.steps,
                 per_device_train_batch_size=settings.batch_size,
@@ -74,17 +77,18 @@ def train(
     return steps
 
 
-def _steps_callback(observer: QuickstartObserver) -> Any:
+def _steps_callback(observer: QuickstartObserver, path: Path) -> Any:
     from transformers import TrainerCallback
 
     from gym_adapters.quickstart.lesson import TrainingStep
 
     class StepsCallback(TrainerCallback):  # type: ignore[misc]
-        """Turns the trainer's logs into training steps."""
+        """Turns the trainer's logs into training steps, a line of `path` each."""
 
         def __init__(self) -> None:
             self.steps: list[TrainingStep] = []
             self._began = time.perf_counter()
+            path.unlink(missing_ok=True)
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             logs = kwargs.get("logs") or {}
@@ -97,6 +101,8 @@ def _steps_callback(observer: QuickstartObserver) -> Any:
                 seconds=time.perf_counter() - self._began,
             )
             self.steps.append(step)
+            with path.open("ab") as lines:
+                lines.write(orjson.dumps(step, option=orjson.OPT_APPEND_NEWLINE))
             observer.trained(step)
 
     return StepsCallback()

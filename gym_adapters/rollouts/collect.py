@@ -14,74 +14,51 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
     Callable,
     Container,
     Iterable,
+    Sequence,
 )
-from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass, field
+from typing import Any
 
-from gym_adapters import __version__
 from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
 from gym_adapters.environment import Environment, EnvironmentConfig
-from gym_adapters.episode import Episode, EpisodeLimits, open_episode_resources
-from gym_adapters.errors import (
-    Boundary,
-    InvalidConfig,
-    InvalidEnvironment,
-    RolloutCancelled,
-)
+from gym_adapters.episode import EpisodeLimits
+from gym_adapters.errors import InvalidConfig, InvalidEnvironment
 from gym_adapters.generation.chat import ChatModel
-from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.registry import EnvironmentEntry, load_environment
-from gym_adapters.reward import Outcome
-from gym_adapters.rollout import Provenance, Rollout
+from gym_adapters.rollout import Rollout
 from gym_adapters.rollouts.groups import compared
-from gym_adapters.rollouts.models import ModelSource, SharedModel, model_source
+from gym_adapters.rollouts.local_runner import (
+    LONGEST_PAUSE,
+    RETRIED,
+    Agent,
+    Job,
+    Part,
+    Retries,
+    Runner,
+    local_runner,
+)
+from gym_adapters.rollouts.models import ModelSource
 from gym_adapters.rollouts.row_sampling import RowSampling, Sampling, sampling_of
 from gym_adapters.task import Task
 
-__all__ = ["RETRIED", "Agent", "RolloutKey", "Tasks", "collect"]
-
-log = logging.getLogger(__name__)
+__all__ = ["LONGEST_PAUSE", "RETRIED", "Agent", "RolloutKey", "Tasks", "collect", "collect_parts"]
 
 RolloutKey = tuple[str, int]
 """``(task_id, rollout_index)``: names a rollout within a run."""
 
 Tasks = Iterable[Task] | AsyncIterable[Task]
 
-RETRIED = frozenset(
-    {Boundary.MODEL, Boundary.TOOL, Boundary.JUDGE, Boundary.SANDBOX, Boundary.TIMEOUT}
-)
-"""Failures that may pass by themselves; one of the environment or the verifier is a bug."""
 
-LONGEST_PAUSE = 30.0
-
-
-class Agent(Protocol):
-    """Drives one episode to its end and closes it (`gym_adapters.agents.tool_agent.ToolAgent`)."""
-
-    async def run(
-        self,
-        episode: Episode,
-        model: ChatModel,
-        *,
-        sampling: SamplingParams | None = None,
-        request_id: str | None = None,
-        seed: int | None = None,
-    ) -> Rollout:
-        """The finished rollout; only cancellation raises."""
-        ...
-
-
-async def collect(
+def collect(
     environment: EnvironmentEntry | type[Environment[Any]] | str,
     tasks: Tasks,
     model: ChatModel | ModelSource | str,
@@ -145,35 +122,73 @@ async def collect(
         sampling = RowSampling(default_max_tokens=budget.max_tokens_per_turn)
     if episode_limits is None and budget is not None:
         episode_limits = EpisodeLimits(max_turns=budget.max_turns)
-    collection = _Collection(
-        environment=entry.environment,
+    part = Part(
+        entry=entry,
         config=config if config is not None else entry.config(),
-        num_repeats=num_repeats,
-        seed=seed,
         sampling=sampling,
         limits=episode_limits if episode_limits is not None else EpisodeLimits(),
-        agent=agent if agent is not None else ToolAgent(agent_limits),
-        retries=retries,
-        retry_pause=retry_pause,
-        on_retry=on_retry,
+    )
+
+    def runner() -> AbstractAsyncContextManager[Runner]:
+        return local_runner(
+            [part],
+            model,
+            agent=agent if agent is not None else ToolAgent(agent_limits),
+            seed=seed,
+            retries=Retries(retries, retry_pause),
+            on_retry=on_retry,
+        )
+
+    return collect_parts(
+        [part],
+        _of_one_part(tasks),
+        runner,
+        num_repeats=num_repeats,
+        concurrency=concurrency,
+        skip=skip,
+    )
+
+
+async def collect_parts(
+    parts: Sequence[Part],
+    tasks: AsyncGenerator[tuple[int, Task]],
+    runner: Callable[[], AbstractAsyncContextManager[Runner]],
+    *,
+    num_repeats: int = 1,
+    concurrency: int = 64,
+    skip: Container[RolloutKey] = frozenset(),
+) -> AsyncGenerator[Rollout]:
+    """As `collect`, over several environments and wherever `runner` runs them.
+
+    Args:
+        parts: The environments.
+        tasks: Tasks, each with the index of its part.
+        runner: Opens what runs the rollouts, for this run.
+        num_repeats: Attempts at each task.
+        concurrency: Most episodes at once.
+        skip: Keys of rollouts not to run.
+    """
+    collection = _Collection(
+        parts=parts,
+        num_repeats=num_repeats,
         skip=skip,
         slots=asyncio.Semaphore(concurrency),
         unread=asyncio.Semaphore(concurrency),
     )
     # One task owns everything that is opened, so that it is closed where it was opened, also when
     # this generator is finalised from somewhere else.
-    runner = asyncio.create_task(collection.run(tasks, model))
-    runner.add_done_callback(lambda _: collection.finished.put_nowait(None))
+    running = asyncio.create_task(collection.run(tasks, runner))
+    running.add_done_callback(lambda _: collection.finished.put_nowait(None))
     try:
         while (rollout := await collection.finished.get()) is not None:
             yield rollout
             collection.unread.release()
-        await runner
+        await running
     finally:
-        runner.cancel()
-        await asyncio.wait([runner])
-        if not runner.cancelled():
-            runner.exception()  # whoever left early does not want it, nor a complaint about that
+        running.cancel()
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # whoever left early does not want it, nor a complaint about that
 
 
 @dataclass(slots=True)
@@ -185,14 +200,11 @@ class _Group:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """One rollout to run."""
+class _Prepared:
+    """One rollout to run, and where it belongs."""
 
-    task: Task
-    task_index: int
-    rollout_index: int
-    model: ChatModel
-    sampling: SamplingParams
+    job: Job
+    start: Callable[[], Awaitable[Rollout]]
     group: _Group | None
 
 
@@ -200,35 +212,26 @@ class _Job:
 class _Collection:
     """The settings of a run and what is under way."""
 
-    environment: type[Environment[Any]]
-    config: EnvironmentConfig
+    parts: Sequence[Part]
     num_repeats: int
-    seed: int
-    sampling: Sampling
-    limits: EpisodeLimits
-    agent: Agent
-    retries: int
-    retry_pause: float
-    on_retry: Callable[[Rollout], None] | None
     skip: Container[RolloutKey]
     slots: asyncio.Semaphore
     # Finished rollouts that may wait for the consumer: the queue itself must never block its end.
     unread: asyncio.Semaphore
     finished: asyncio.Queue[Rollout | None] = field(default_factory=asyncio.Queue)
-    resources: Any = None
 
-    async def run(self, tasks: Tasks, model: ChatModel | ModelSource | str) -> None:
+    async def run(
+        self,
+        tasks: AsyncGenerator[tuple[int, Task]],
+        open_runner: Callable[[], AbstractAsyncContextManager[Runner]],
+    ) -> None:
         """Run everything; a problem with a row is raised once what was running has ended."""
-        async with AsyncExitStack() as stack:
-            source = await _opened(model, self.seed, stack)
-            self.resources = await stack.enter_async_context(
-                open_episode_resources(self.environment, self.config)
-            )
+        async with open_runner() as runner:
             problem: Exception | None = None
             try:
                 async with (
                     asyncio.TaskGroup() as running,
-                    aclosing(self._jobs(tasks, source)) as jobs,
+                    aclosing(self._jobs(tasks, runner)) as jobs,
                 ):
                     try:
                         async for job in jobs:
@@ -241,120 +244,61 @@ class _Collection:
             if problem is not None:
                 raise problem
 
-    async def _jobs(self, tasks: Tasks, source: ModelSource) -> AsyncGenerator[_Job]:
+    async def _jobs(
+        self, tasks: AsyncGenerator[tuple[int, Task]], runner: Runner
+    ) -> AsyncGenerator[_Prepared]:
         occurrences = _Occurrences()
-        compares = self.environment.capabilities().compares
+        compares = [part.environment.capabilities().compares for part in self.parts]
         task_index = -1
-        async for task in _each(tasks):
-            task_index += 1
-            if not isinstance(task, self.environment.task_type):
-                raise InvalidEnvironment(
-                    f"{self.environment.name} works on {self.environment.task_type.__name__}, "
-                    f"and task {task_index} is a {type(task).__name__}: make it with "
-                    f"{self.environment.task_type.__name__}.from_row(row)"
-                )
-            first = occurrences.count(task.task_id) * self.num_repeats
-            indexes = range(first, first + self.num_repeats)
-            todo = [index for index in indexes if (task.task_id, index) not in self.skip]
-            if compares and todo:
-                todo = list(indexes)
-            if not todo:
-                # Nothing here waits, and cancellation must get a chance all the same.
-                await asyncio.sleep(0)
-                continue
-            sampling = sampling_of(task, self.sampling)
-            # All models of a group before its first job: a group is run whole or not at all.
-            models = [source.for_rollout(self.environment, task, index) for index in todo]
-            group = _Group(len(todo)) if compares else None
-            for index, chat_model in zip(todo, models, strict=True):
-                yield _Job(task, task_index, index, chat_model, sampling, group)
+        async with aclosing(tasks) as source:
+            async for part, task in source:
+                task_index += 1
+                self._check(part, task, task_index)
+                first = occurrences.count(task.task_id) * self.num_repeats
+                indexes = range(first, first + self.num_repeats)
+                todo = [index for index in indexes if (task.task_id, index) not in self.skip]
+                if compares[part] and todo:
+                    todo = list(indexes)
+                if not todo:
+                    # Nothing here waits, and cancellation must get a chance all the same.
+                    await asyncio.sleep(0)
+                    continue
+                sampling = sampling_of(task, self.parts[part].sampling)
+                jobs = [Job(part, task, task_index, index, sampling) for index in todo]
+                # All of a group before its first job: a group is run whole or not at all.
+                starts = [runner.prepare(job) for job in jobs]
+                group = _Group(len(todo)) if compares[part] else None
+                for job, start in zip(jobs, starts, strict=True):
+                    yield _Prepared(job, start, group)
 
-    async def _one(self, job: _Job) -> None:
+    def _check(self, part: int, task: Task, task_index: int) -> None:
+        environment = self.parts[part].environment
+        if not isinstance(task, environment.task_type):
+            raise InvalidEnvironment(
+                f"{environment.name} works on {environment.task_type.__name__}, "
+                f"and task {task_index} is a {type(task).__name__}: make it with "
+                f"{environment.task_type.__name__}.from_row(row)"
+            )
+
+    async def _one(self, prepared: _Prepared) -> None:
         try:
-            rollout = replace(await self._attempts(job), task_index=job.task_index)
-            for finished in await self._group_of(job, rollout):
+            rollout = await prepared.start()
+            for finished in await self._group_of(prepared, rollout):
                 await self.unread.acquire()
                 self.finished.put_nowait(finished)
         finally:
             self.slots.release()
 
-    async def _attempts(self, job: _Job) -> Rollout:
-        attempt = 0
-        while True:
-            rollout = await self._attempt(job, attempt)
-            failure = rollout.outcome.failure
-            if failure is None or failure.boundary not in RETRIED or attempt >= self.retries:
-                return rollout
-            log.info(
-                "rollout %s of task %s failed (%s: %s); attempt %d of %d follows",
-                *(job.rollout_index, job.task.task_id, failure.boundary, failure.message),
-                *(attempt + 2, self.retries + 1),
-            )
-            if self.on_retry is not None:
-                self.on_retry(rollout)
-            pause = min(self.retry_pause * 2**attempt, LONGEST_PAUSE)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            attempt += 1
-
-    async def _attempt(self, job: _Job, attempt: int) -> Rollout:
-        try:
-            episode = Episode(
-                self.environment,
-                job.task,
-                config=self.config,
-                resources=self.resources,
-                seed=self.seed,
-                rollout_index=job.rollout_index,
-                limits=self.limits,
-            )
-            name = f"{job.task.task_id}-{job.rollout_index}"
-            return await self.agent.run(
-                episode,
-                job.model,
-                sampling=job.sampling,
-                # An engine must not take the retry for the attempt it may still be aborting.
-                request_id=f"{name}-retry{attempt}" if attempt else name,
-                seed=self.seed,
-            )
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # Nobody cancelled this rollout: something that it awaited was cancelled.
-            stray = RolloutCancelled("something the rollout waited for was cancelled")
-            stray.__cause__ = error
-            return self._failed(job, stray)
-        except Exception as error:  # noqa: BLE001 - one rollout never ends the run
-            return self._failed(job, error)
-
-    def _failed(self, job: _Job, error: Exception) -> Rollout:
-        return Rollout(
-            row=job.task.to_row(),
-            task_id=job.task.task_id,
-            rollout_index=job.rollout_index,
-            prompt=job.task.input,
-            output=(),
-            tools=(),
-            outcome=Outcome.unscored(error),
-            provenance=Provenance(
-                environment=self.environment.name,
-                environment_version=self.environment.version,
-                library_version=__version__,
-                model=job.model.name,
-                template_hash=job.model.template_hash,
-                seed=self.seed,
-            ),
-        )
-
-    async def _group_of(self, job: _Job, rollout: Rollout) -> list[Rollout]:
+    async def _group_of(self, prepared: _Prepared, rollout: Rollout) -> list[Rollout]:
         """What is finished now: the rollout, or its whole group, or nothing yet."""
-        if job.group is None:
+        if prepared.group is None:
             return [rollout]
-        job.group.rollouts.append(rollout)
-        if len(job.group.rollouts) < job.group.size:
+        prepared.group.rollouts.append(rollout)
+        if len(prepared.group.rollouts) < prepared.group.size:
             return []
-        group = sorted(job.group.rollouts, key=lambda each: each.rollout_index)
-        return await compared(self.environment, group, timeout=self.limits.verify_timeout)
+        group = sorted(prepared.group.rollouts, key=lambda each: each.rollout_index)
+        part = self.parts[prepared.job.part]
+        return await compared(part.environment, group, timeout=part.limits.verify_timeout)
 
 
 class _Occurrences:
@@ -381,12 +325,9 @@ def _entry(environment: EnvironmentEntry | type[Environment[Any]] | str) -> Envi
     return EnvironmentEntry(environment.name, environment, None)
 
 
-async def _opened(
-    model: ChatModel | ModelSource | str, seed: int, stack: AsyncExitStack
-) -> ModelSource:
-    if isinstance(model, str):
-        return await stack.enter_async_context(model_source(model, seed=seed))
-    return model if isinstance(model, ModelSource) else SharedModel(model)
+async def _of_one_part(tasks: Tasks) -> AsyncGenerator[tuple[int, Task]]:
+    async for task in _each(tasks):
+        yield 0, task
 
 
 async def _each(tasks: Tasks) -> AsyncIterator[Task]:

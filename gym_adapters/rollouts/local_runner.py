@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from gym_adapters import __version__
@@ -20,7 +21,7 @@ from gym_adapters.registry import EnvironmentEntry
 from gym_adapters.reward import Outcome
 from gym_adapters.rollout import Provenance, Rollout
 from gym_adapters.rollouts.model_judge import open_run_resources
-from gym_adapters.rollouts.models import ModelSource
+from gym_adapters.rollouts.models import ModelSource, SharedModel, model_source
 from gym_adapters.rollouts.row_sampling import Sampling
 from gym_adapters.task import Task
 
@@ -28,12 +29,13 @@ __all__ = [
     "LONGEST_PAUSE",
     "RETRIED",
     "Agent",
-    "Attempts",
     "Job",
     "LocalRunner",
     "Part",
     "Retries",
-    "open_parts",
+    "Runner",
+    "local_runner",
+    "unscored",
 ]
 
 log = logging.getLogger(__name__)
@@ -108,29 +110,16 @@ class Retries:
     pause: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Attempts:
-    """What came of a job.
+class Runner(Protocol):
+    """Where rollouts are run."""
 
-    Attributes:
-        rollout: The last attempt.
-        failed: The attempts before it.
-    """
+    def prepare(self, job: Job) -> Callable[[], Awaitable[Rollout]]:
+        """What runs `job` and gives its rollout, failed or not.
 
-    rollout: Rollout
-    failed: Sequence[Rollout] = ()
-
-
-@asynccontextmanager
-async def open_parts(parts: Sequence[Part], seed: int) -> AsyncIterator[list[Any]]:
-    """The resources of each part, open together."""
-    async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(
-                open_run_resources(part.environment, part.config, seed=seed)
-            )
-            for part in parts
-        ]
+        Raises:
+            UsageError: If it can't be run, nor any like it.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,25 +144,22 @@ class LocalRunner:
     retries: Retries
     on_retry: Callable[[Rollout], None] | None = None
 
-    def model(self, part: int, task: Task, rollout_index: int) -> ChatModel:
-        """The policy of one rollout.
+    def prepare(self, job: Job) -> Callable[[], Awaitable[Rollout]]:
+        """What runs `job`: only cancellation, and an error of `on_retry`, raise from that.
 
         Raises:
-            UsageError: If there is none.
+            UsageError: If there is no model for it.
         """
-        return self.source.for_rollout(self.parts[part].environment, task, rollout_index)
+        environment = self.parts[job.part].environment
+        model = self.source.for_rollout(environment, job.task, job.rollout_index)
+        return partial(self._run, job, model)
 
-    async def run(self, job: Job, model: ChatModel) -> Rollout:
-        """The rollout of `job`; only cancellation, and an error of `on_retry`, raise."""
+    async def _run(self, job: Job, model: ChatModel) -> Rollout:
         attempt = 0
         while True:
             rollout = await self._attempt(job, model, attempt)
             failure = rollout.outcome.failure
-            if (
-                failure is None
-                or failure.boundary not in RETRIED
-                or attempt >= self.retries.count
-            ):
+            if failure is None or failure.boundary not in RETRIED or attempt >= self.retries.count:
                 return replace(rollout, task_index=job.task_index)
             log.info(
                 "rollout %s of task %s failed (%s: %s); attempt %d of %d follows",
@@ -232,6 +218,53 @@ class LocalRunner:
                 seed=self.seed,
             ),
         )
+
+
+@asynccontextmanager
+async def local_runner(
+    parts: Sequence[Part],
+    model: ChatModel | ModelSource | str,
+    *,
+    agent: Agent,
+    seed: int,
+    retries: Retries,
+    on_retry: Callable[[Rollout], None] | None = None,
+) -> AsyncIterator[LocalRunner]:
+    """A runner with its model and all resources open.
+
+    Args:
+        parts: The environments.
+        model: A source is used as it is and stays open; a spec is opened.
+        agent: What drives the episodes.
+        seed: Seed of the run.
+        retries: Further attempts.
+        on_retry: Told of each failed attempt that another one follows.
+    """
+    async with AsyncExitStack() as stack:
+        source = await _opened(model, seed, stack)
+        resources = [
+            await stack.enter_async_context(
+                open_run_resources(part.environment, part.config, seed=seed)
+            )
+            for part in parts
+        ]
+        yield LocalRunner(
+            parts=parts,
+            resources=resources,
+            source=source,
+            agent=agent,
+            seed=seed,
+            retries=retries,
+            on_retry=on_retry,
+        )
+
+
+async def _opened(
+    model: ChatModel | ModelSource | str, seed: int, stack: AsyncExitStack
+) -> ModelSource:
+    if isinstance(model, str):
+        return await stack.enter_async_context(model_source(model, seed=seed))
+    return model if isinstance(model, ModelSource) else SharedModel(model)
 
 
 def unscored(job: Job, error: Exception, provenance: Provenance) -> Rollout:

@@ -15,13 +15,14 @@ from typing import Any
 
 from gym_adapters import __version__
 from gym_adapters.environment import Environment, EnvironmentConfig
-from gym_adapters.episode import Episode, EpisodeLimits, Step, open_episode_resources
+from gym_adapters.episode import Episode, EpisodeLimits, Step
 from gym_adapters.errors import Boundary, EnvironmentFailure
 from gym_adapters.items import FinishReason, Item
 from gym_adapters.registry import EnvironmentEntry
 from gym_adapters.reward import TRUNCATING, Outcome, StopReason
 from gym_adapters.rollout import Rollout
 from gym_adapters.rollouts.groups import compared
+from gym_adapters.rollouts.model_judge import open_run_resources
 from gym_adapters.task import Task
 
 __all__ = ["Diverged", "RecordedTurn", "recorded_turns", "reverified", "reverify"]
@@ -144,7 +145,7 @@ async def reverify(
     environment = entry.environment
     settings = config if config is not None else entry.config()
     async with AsyncExitStack() as stack:
-        resources = await stack.enter_async_context(open_episode_resources(environment, settings))
+        resources = await stack.enter_async_context(open_run_resources(environment, settings))
 
         def replay(rollout: Rollout) -> Coroutine[Any, Any, Rollout]:
             return reverified(

@@ -270,8 +270,11 @@ def _digests(items: Sequence[Item], tools: Sequence[FunctionTool]) -> list[bytes
 
 
 def _digest(before: bytes, group: Sequence[Item]) -> bytes:
-    """What `group` adds. What agents change without meaning to is left out: thinking, blanks around
-    the text, and how the arguments of a call are spaced."""
+    """The name of a history that goes on with `group`.
+
+    What agents change without meaning to is left out: thinking, blanks around the assistant's text,
+    and how the arguments of a call are spaced.
+    """
     said: list[object] = []
     text = ""
     for item in group:

@@ -22,8 +22,8 @@ from gym_adapters.errors import EnvironmentFailure, InvalidConfig, InvalidEnviro
 from gym_adapters.extras import require
 from gym_adapters.items import Item, item_text
 from gym_adapters.registry import EnvironmentEntry
-from gym_adapters.rollouts.model_judge import open_run_resources
 from gym_adapters.reward import Outcome, Reward
+from gym_adapters.rollouts.model_judge import open_run_resources
 from gym_adapters.serving.aggregate import aggregate_metrics
 from gym_adapters.serving.environment_session import (
     EnvironmentSession,

@@ -166,15 +166,13 @@ def response_events(answer: Answer) -> Iterator[bytes]:
             text = item["arguments"]
             yield event("response.function_call_arguments.delta", delta=text, **place)
             name = item["name"]
-            yield event(
-                "response.function_call_arguments.done", arguments=text, name=name, **place
-            )
+            yield event("response.function_call_arguments.done", arguments=text, name=name, **place)
         for at, part in enumerate(item.get("content", ())):
             kind = part["type"]
             here = {**place, "content_index": at}
             empty = {**part, "text": ""}
             yield event("response.content_part.added", part=empty, **here)
-            more = {"logprobs": []} if kind == "output_text" else {}
+            more: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
             yield event(f"response.{kind}.delta", delta=part["text"], **here, **more)
             yield event(f"response.{kind}.done", text=part["text"], **here, **more)
             yield event("response.content_part.done", part=part, **here)

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,21 @@ def test_an_engine_that_can_not_sleep_says_so(found: dict[str, Any]) -> None:
     assert found["asynchronous"]["update"]["sleep"] == "Unsupported"
 
 
+@pytest.fixture
+def clean_shared_memory() -> Iterator[None]:
+    """Ranks that were killed leave files behind, under names that vLLM takes again."""
+
+    def clean() -> None:
+        for file in Path("/dev/shm").glob("*-tp:0-*-cpushm_*"):
+            file.unlink(missing_ok=True)
+
+    clean()
+    yield
+    clean()
+
+
 @pytest.mark.full
+@pytest.mark.usefixtures("clean_shared_memory")
 def test_two_tensor_parallel_ranks_step_together_for_their_own_rollouts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])

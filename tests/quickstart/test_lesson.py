@@ -87,6 +87,8 @@ def assert_left_behind(output: Path, result: QuickstartResult) -> None:
     written = orjson.loads((output / "metrics.json").read_bytes())
     assert written["pass_rate_after"] - written["pass_rate_before"] == pytest.approx(result.gain)
     assert [step["step"] for step in written["curve"]] == list(range(1, settings.steps + 1))
+    lines = (output / "training.jsonl").read_bytes().splitlines()
+    assert [orjson.loads(line) for line in lines] == written["curve"]
 
 
 def test_no_task_is_both_trained_on_and_held_out() -> None:

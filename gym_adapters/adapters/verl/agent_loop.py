@@ -26,8 +26,7 @@ from gym_adapters.adapters.verl.run_settings import RunSettings
 from gym_adapters.adapters.verl.server_generation import ServerGenerator
 from gym_adapters.adapters.verl.version import check_verl
 from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
-from gym_adapters.errors import InvalidConfig
-from gym_adapters.extras import require
+from gym_adapters.errors import InvalidConfig, MissingExtra
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.generation.token_chat import TokenChatModel
 from gym_adapters.registry import load_environment
@@ -36,7 +35,17 @@ from gym_adapters.rollouts.groups import compared
 from gym_adapters.tokens.output_parser import output_parser
 from gym_adapters.tokens.template_renderer import TemplateRenderer
 
-_loops = require("verl.experimental.agent_loop.agent_loop", "verl", "the verl adapter")
+try:
+    from verl.experimental.agent_loop.agent_loop import (
+        AgentLoopBase,
+        AgentLoopMetrics,
+        AgentLoopOutput,
+        register,
+    )
+except ModuleNotFoundError as error:
+    raise MissingExtra(
+        "verl", package=error.name or "verl", needed_for="the verl adapter"
+    ) from error
 
 __all__ = ["GymAgentLoop"]
 
@@ -46,8 +55,8 @@ log = logging.getLogger(__name__)
 TURN_TIMEOUT = 1800.0
 
 
-@_loops.register(AGENT_NAME)
-class GymAgentLoop(_loops.AgentLoopBase):
+@register(AGENT_NAME)
+class GymAgentLoop(AgentLoopBase):
     """Runs one rollout of the environment that the dataset row names.
 
     verl makes one for every rollout. What is shared between rollouts (renderer, environment,
@@ -147,15 +156,14 @@ class GymAgentLoop(_loops.AgentLoopBase):
             versions=generator.versions,
             components=components,
         )
-        metrics = _loops.AgentLoopMetrics(
+        metrics = AgentLoopMetrics(
             generate_sequences=rollout.timings.model,
             tool_calls=rollout.timings.environment,
             compute_score=rollout.timings.verify,
             num_preempted=-1 if generator.preempted is None else generator.preempted,
         )
         outputs = [
-            _loops.AgentLoopOutput(**asdict(sample), metrics=metrics.model_copy())
-            for sample in fields
+            AgentLoopOutput(**asdict(sample), metrics=metrics.model_copy()) for sample in fields
         ]
         return outputs[0] if len(outputs) == 1 else outputs
 

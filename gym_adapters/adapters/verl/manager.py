@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import ray
-
 from gym_adapters.adapters.verl import plugin
 from gym_adapters.adapters.verl.rollout_group import GroupPolicy, current_group, rollout_group
 from gym_adapters.adapters.verl.run_health import RunHealth
 from gym_adapters.adapters.verl.run_settings import RunSettings, tell_biases
-from gym_adapters.extras import require
+from gym_adapters.errors import MissingExtra
 
-_tq = require("verl.trainer.ppo.v1.agent_loop_tq", "verl", "the verl adapter")
+try:
+    import ray
+    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+except ModuleNotFoundError as error:
+    raise MissingExtra(
+        "verl", package=error.name or "verl", needed_for="the verl adapter"
+    ) from error
+
 # verl declares its worker as a Ray actor; what can be subclassed is the class inside.
-_Worker: Any = _tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class.__ray_actor_class__
+_Worker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class.__ray_actor_class__
 
 __all__ = ["GymAgentLoopManager", "GymAgentLoopWorker"]
 
@@ -24,7 +29,7 @@ log = logging.getLogger(__name__)
 plugin.install()
 
 
-class GymAgentLoopWorker(_Worker):  # type: ignore[misc]
+class GymAgentLoopWorker(_Worker):
     """Runs the sessions of each prompt as one group."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -70,7 +75,7 @@ class GymAgentLoopWorker(_Worker):  # type: ignore[misc]
         return GroupPolicy(size, validate=validate, has_baseline=settings.has_baseline)
 
 
-class GymAgentLoopManager(_tq.AgentLoopManagerTQ):
+class GymAgentLoopManager(AgentLoopManagerTQ):
     """verl's manager, over our workers; checks the configuration before the first step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -137,9 +137,7 @@ def write_verl_rows(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None
     parquet.write_table(arrow.Table.from_pylist([dict(row) for row in rows]), str(target))
 
 
-def _row(
-    entry: EnvironmentEntry, task: Task, identity: RowIdentity, index: int, split: str
-) -> Row:
+def _row(entry: EnvironmentEntry, task: Task, identity: RowIdentity, index: int, split: str) -> Row:
     return {
         "data_source": entry.environment.name,
         "prompt": prompt_messages(task.input),

@@ -16,7 +16,7 @@ __all__ = ["PlatformCPU"]
 
 
 class _CpuDevice(ModuleType):
-    """``torch.cpu``, and of ``torch.cuda`` what verl asks for: there is no memory to account for."""
+    """``torch.cpu``, and what verl asks of ``torch.cuda``: there is no memory to account for."""
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(torch.cpu, name, None)

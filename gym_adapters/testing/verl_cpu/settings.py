@@ -20,8 +20,10 @@ OVERRIDES: tuple[str, ...] = (
     "actor_rollout_ref.actor.strategy=fsdp2",
     "actor_rollout_ref.actor.fsdp_config.model_dtype=fp32",
     # By default the trainer computes in bfloat16, and its log-probabilities differ from hf_cpu's.
-    "++actor_rollout_ref.actor.fsdp_config.mixed_precision="
-    "{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}",
+    (
+        "++actor_rollout_ref.actor.fsdp_config.mixed_precision="
+        "{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}"
+    ),
     "+actor_rollout_ref.model.override_config.attn_implementation=eager",
     "actor_rollout_ref.model.use_remove_padding=False",
     "actor_rollout_ref.model.enable_gradient_checkpointing=False",

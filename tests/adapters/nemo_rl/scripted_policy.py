@@ -1,4 +1,4 @@
-"""A policy for sums that can be asked from anywhere: what it says depends on its context and a name."""
+"""A policy for sums; what it says depends on its context and on the name of the rollout alone."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from typing import Any
 from zlib import crc32
 
 
+def kind_of(name: str) -> str:
+    return ("right", "wrong", "cut", "guess")[crc32(name.encode()) % 4]
+
+
 def said(tokenizer: Any, prompt_ids: Sequence[int], name: str) -> list[int]:
-    """A turn: one call of a calculator, then an answer, which is right, wrong or cut short."""
+    """A turn: one call of the calculator, then an answer; a guess comes without the call."""
     text = tokenizer.decode(list(prompt_ids), skip_special_tokens=False)
-    kind = crc32(name.encode()) % 4
-    if "<tool_response>" not in text and kind != 3:
-        numbers = [int(n) for n in re.findall(r"\d+", text)][-2:]
-        call = json.dumps({"name": "add", "arguments": dict(zip("ab", numbers, strict=False))})
-        spoken = f"<tool_call>\n{call}\n</tool_call><|im_end|>"
-    else:
+    kind = kind_of(name)
+    result = re.search(r"<tool_response>\n(-?\d+)\n", text)
+    if result is None and kind != "guess":
+        sums = re.findall(r"-?\d+[-+*]-?\d+", text)
+        call = json.dumps({"name": "calculate", "arguments": {"expression": sums[-1]}})
+        return spelled(tokenizer, f"<tool_call>\n{call}\n</tool_call><|im_end|>")
+    if kind == "cut":
         # A turn that its end-of-turn token does not end was cut.
-        spoken = f"The answer is {kind}." + ("" if kind == 2 else "<|im_end|>")
-    ids = list(tokenizer.encode(spoken, add_special_tokens=False))
-    return ids
+        return spelled(tokenizer, "I will go on and on")
+    number = result[1] if result is not None and kind == "right" else "-99999"
+    return spelled(tokenizer, f"{number}<|im_end|>")
+
+
+def spelled(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def logprobs(ids: Sequence[int]) -> list[float]:

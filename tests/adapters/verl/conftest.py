@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-for package in ("verl", "transfer_queue", "ray"):
-    if importlib.util.find_spec(package) is None:
-        pytest.skip("needs the extra gym-adapters[verl]", allow_module_level=True)
-
-# Before verl is imported: it looks for accelerators once.
-os.environ.setdefault("VERL_LOGGING_LEVEL", "WARNING")
+pytest.importorskip("verl", reason="needs the extra gym-adapters[verl]")
+pytest.importorskip("transfer_queue", reason="needs the extra gym-adapters[verl]")
 
 from gym_adapters import Episode, Task, load_environment
 from gym_adapters.adapters.verl import verl_overrides, verl_rows
@@ -216,14 +210,6 @@ def servers(policy: TinyPolicy) -> Callable[..., StubServers]:
         return StubServers(policy.tokenizer, script, **options)
 
     return make
-
-
-@pytest.fixture
-def no_ray_left() -> Iterator[None]:
-    yield
-    import ray
-
-    ray.shutdown()
 
 
 @pytest.fixture

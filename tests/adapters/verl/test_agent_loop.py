@@ -9,7 +9,10 @@ import pytest
 
 from gym_adapters import Rollout, Task
 
-CALL = '<tool_call>\n{{"name": "calculate", "arguments": {{"expression": "{}"}}}}\n</tool_call><|im_end|>'
+CALL = (
+    '<tool_call>\n{{"name": "calculate", "arguments": {{"expression": "{}"}}}}\n</tool_call>'
+    "<|im_end|>"
+)
 ANSWER = "{}<|im_end|>"
 
 

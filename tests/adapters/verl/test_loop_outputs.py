@@ -49,9 +49,7 @@ def test_several_segments_share_reward_and_stamps_but_no_mutable_field() -> None
     assert second.prompt_ids == [1, 2, 3, 4, 5]
     assert first.reward_score == second.reward_score == 0.5
     assert first.extra_fields == second.extra_fields
-    assert (
-        first.extra_fields["reward_extra_info"] is not second.extra_fields["reward_extra_info"]
-    )
+    assert first.extra_fields["reward_extra_info"] is not second.extra_fields["reward_extra_info"]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ async def as_they_are(rollouts: Sequence[Rollout]) -> Sequence[Rollout]:
 
 async def settled(
     policy: GroupPolicy, rollouts: Sequence[Rollout | None]
-) -> list[Rollout | None | BaseException]:
+) -> list[Rollout | BaseException | None]:
     """Each session in a task of its own; ``None`` for one that ends without a rollout."""
     group = RolloutGroup(policy)
 

@@ -8,7 +8,7 @@ from gym_adapters.adapters.verl.rollout_group import GroupDropped, GroupPolicy, 
 from gym_adapters.adapters.verl.run_health import MOST_IN_A_ROW, RunHealth
 from gym_adapters.errors import RolloutError, Unsupported
 
-from .test_rollout_group import as_they_are, rollout  # noqa: TID252
+from .test_rollout_group import as_they_are, rollout
 
 
 async def ended(*rewards: float | None) -> RolloutGroup:
@@ -24,7 +24,7 @@ async def test_a_run_in_which_nothing_has_a_reward_for_long_ends_and_says_why() 
     for _ in range(MOST_IN_A_ROW):
         health.check()
         health.note(await ended(None, None))
-    with pytest.raises(RolloutError, match="64 prompts in a row.*the judge is down"):
+    with pytest.raises(RolloutError, match=r"64 prompts in a row.*the judge is down"):
         health.check()
 
 

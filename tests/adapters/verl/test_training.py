@@ -22,7 +22,7 @@ from gym_adapters.adapters.verl.overrides import write_overrides
 from gym_adapters.testing import TinyPolicy, WarmUp, tiny_policy
 from gym_adapters.testing.verl_cpu import OVERRIDES, environment_variables
 
-from .conftest import gold_conversation  # noqa: TID252
+from .conftest import gold_conversation
 
 STEPS = 4
 
