@@ -218,7 +218,7 @@ async def ours(
     """`collect`, with the connections open before it is measured."""
     seconds: list[float] = []
     async with model_source(f"openai:m@{url}") as source:
-        for number, warm in ((concurrency, True), (count, False)):
+        for number in (concurrency, count):
             seconds.clear()
             began = time.process_time()
             async for rollout in collect(
@@ -308,7 +308,8 @@ from datasets import Dataset
 from openai import AsyncOpenAI
 url, count, concurrency = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 def rows(n):
-    return Dataset.from_list([{"question": f"What is 1 + 2? ({i})", "answer": "3"} for i in range(n)])
+    questions = [f"What is 1 + 2? ({i})" for i in range(n)]
+    return Dataset.from_list([{"question": each, "answer": "3"} for each in questions])
 async def right(completion, answer, **kwargs):
     return float(answer in completion[-1]["content"])
 async def main():

@@ -133,8 +133,8 @@ def main() -> None:
         logprobs_mode="processed_logprobs",
     )
     nothing: Waits = [[0.0] * TURNS for _ in range(options.episodes)]
-    for arm in (lock_step, stepped):
-        arm(llm, nothing)
+    for arm in (lock_step, stepped) * 3:
+        seconds(llm, arm, nothing)
     print(f"\n{options.episodes} episodes of {TURNS} turns of {TOKENS} tokens; seconds")
     row("tools", "serial tools", "lock-step", "stepper", "x vs serial", "x vs lock-step")
     arms = {"none": lambda chance: 0.0, "uniform": uniform, "heavy-tailed": heavy_tailed}

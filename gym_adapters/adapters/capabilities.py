@@ -190,7 +190,7 @@ CARRIES: Mapping[Adapter, AdapterLimits] = {
     Adapter.NEMO_RL_NATIVE: AdapterLimits(
         features={
             Feature.TOOLS: Carriage(True, "read back from decoded text; no parity is claimed"),
-            Feature.ROW_TOOLS: _no("the prompt is rendered before the episode starts; use the actor"),
+            Feature.ROW_TOOLS: _no("the prompt is made before the episode starts; use the actor"),
             Feature.REPLY: YES,
             Feature.OWN_PROMPT: _no("the prompt comes from the dataset; use the actor"),
             Feature.PRIOR_TURNS: YES,

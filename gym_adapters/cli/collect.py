@@ -20,11 +20,12 @@ TASKS, SAMPLING, RUN, OUTPUT = "Tasks", "Sampling and budgets", "Running", "Outp
 
 
 def collect_command(
-    environment: Annotated[
-        str,
+    environments: Annotated[
+        list[str],
         typer.Argument(
-            metavar="ENV",
-            help="A name from [bold]gym-adapters envs[/], a folder, or module:Class.",
+            metavar="ENV...",
+            help="Names from [bold]gym-adapters envs[/], folders, or module:Class. Several make "
+            "one run; ENV=WEIGHT gives one more or fewer of the tasks.",
         ),
     ],
     model: Annotated[
@@ -33,19 +34,21 @@ def collect_command(
             "--model",
             "-m",
             metavar="SPEC",
-            help="The policy: transformers:PATH, openai:NAME@URL (any compatible endpoint; key "
-            "from OPENAI_API_KEY), tiny, scripted:gold (the best attempt), scripted:empty or "
-            "scripted:garbage. A wrong one lists all there are.",
+            help="The policy: transformers:PATH, openai:NAME@URL (any compatible endpoint, or "
+            "several: @URL,URL; key from OPENAI_API_KEY), replay:FILE (what was said before), "
+            "tiny, scripted:gold (the best attempt), scripted:empty or scripted:garbage. A wrong "
+            "one lists all there are.",
         ),
     ],
     rows: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
             "--input",
             "-i",
             metavar="ROWS.JSONL",
             rich_help_panel=TASKS,
-            help="File of tasks; by default the environment's example rows.",
+            help="File of tasks; by default the environment's example rows. Of several "
+            "environments: ENV=ROWS.JSONL, for each.",
         ),
     ] = None,
     num_tasks: Annotated[
@@ -55,7 +58,8 @@ def collect_command(
             "-n",
             min=1,
             rich_help_panel=TASKS,
-            help="Generate so many tasks instead, where the environment can.",
+            help="Generate so many tasks instead, where the environment can; several share them "
+            "by weight.",
         ),
     ] = None,
     difficulty: Annotated[
@@ -77,7 +81,7 @@ def collect_command(
             "--set",
             metavar="KEY=VALUE",
             rich_help_panel=TASKS,
-            help="Setting of the environment; may be given often.",
+            help="Setting of the environment; may be given often. Of several: ENV.KEY=VALUE.",
         ),
     ] = None,
     temperature: Annotated[
@@ -122,6 +126,23 @@ def collect_command(
     seed: Annotated[
         int, typer.Option(rich_help_panel=RUN, help="Seed of tasks, environments, sampling.")
     ] = 0,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray", rich_help_panel=RUN, help="Run the episodes in workers on a Ray cluster."
+        ),
+    ] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            rich_help_panel=RUN,
+            help="The cluster for --ray, e.g. auto; by default one is started on this machine.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, rich_help_panel=RUN, help="How many workers --ray starts.")
+    ] = 2,
     retries: Annotated[
         int,
         typer.Option(
@@ -180,51 +201,62 @@ def collect_command(
       [bold]gym-adapters collect mcqa -m transformers:./model -i rows.jsonl -o run/ --resume[/]
       Go on where the run stopped, whatever stopped it.
 
+      [bold]gym-adapters collect mcqa=3 calendar=1 -m openai:m@http://a/v1,http://b/v1 -o run/[/]
+      Two environments in one run, three tasks to one, over two endpoints.
+
     Exit codes: 0 done, 1 no rollout could be scored, 2 wrongly asked, 130 interrupted.
     """
     from gym_adapters.agents.tool_agent import AgentLimits
-    from gym_adapters.config import Budget
-    from gym_adapters.episode import EpisodeLimits
+    from gym_adapters.cli.blend import run_parts
     from gym_adapters.errors import InvalidConfig
-    from gym_adapters.registry import load_environment
+    from gym_adapters.rollouts.ray import RayOptions
     from gym_adapters.rollouts.row_sampling import RowSampling
     from gym_adapters.rollouts.run import RunSettings
     from gym_adapters.rollouts.run_folder import OnExisting
-    from gym_adapters.rollouts.task_input import TaskInput
 
     if resume and overwrite:
         raise InvalidConfig("--resume and --overwrite contradict each other: give one of them")
     if output is None and (resume or overwrite):
         raise InvalidConfig("--resume and --overwrite need the folder of a run: give --output")
-    entry = load_environment(environment)
-    budget = entry.card.budget if entry.card is not None else Budget()
-    best = entry.card.reward_range[1] if entry.card is not None else 1.0
-    tasks = TaskInput(entry, rows, num_tasks, difficulty, seed, limit)
+    parts, total = run_parts(
+        environments,
+        rows=rows or (),
+        num_tasks=num_tasks,
+        difficulty=difficulty,
+        seed=seed,
+        limit=limit,
+        settings=settings or (),
+        sampling=RowSampling(temperature, top_p, max_tokens),
+        max_turns=max_turns,
+        pass_threshold=pass_threshold,
+    )
+    first = parts[0]
+    on_existing = (
+        OnExisting.RESUME if resume else OnExisting.OVERWRITE if overwrite else OnExisting.REFUSE
+    )
     run_and_show(
         RunSettings(
-            entry=entry,
-            config=entry.config(settings or ()),
+            entry=first.entry,
+            config=first.config,
             model=model,
-            tasks=tasks,
-            input=tasks.description,
+            tasks=first.tasks,
+            input=first.input,
             output=output,
-            on_existing=(
-                OnExisting.RESUME
-                if resume
-                else OnExisting.OVERWRITE
-                if overwrite
-                else OnExisting.REFUSE
-            ),
+            on_existing=on_existing,
             num_repeats=num_repeats,
             concurrency=concurrency,
             seed=seed,
-            sampling=RowSampling(temperature, top_p, max_tokens, budget.max_tokens_per_turn),
-            episode_limits=EpisodeLimits(max_turns=max_turns or budget.max_turns),
+            sampling=first.sampling,
+            episode_limits=first.episode_limits,
             agent_limits=AgentLimits(time_limit=time_limit),
             retries=retries,
-            pass_threshold=best if pass_threshold is None else pass_threshold,
+            pass_threshold=first.pass_threshold,
+            weight=first.weight,
+            more=parts[1:],
+            limit=limit,
+            ray=RayOptions(workers, ray_address) if ray or ray_address else None,
         ),
-        total=tasks.count() * num_repeats,
+        total=total * num_repeats,
         as_json=as_json,
     )
 
@@ -269,8 +301,10 @@ def _show(metrics: Metrics, settings: RunSettings, as_json: bool) -> None:
     if as_json:
         print(orjson.dumps(metrics.to_json(), option=orjson.OPT_INDENT_2).decode())
         return
-    title = f"{settings.entry.name}, {settings.model}"
-    Console().print(metrics_table(metrics, title))
+    for name, part in metrics.environments.items():
+        Console().print(metrics_table(part, f"{name}, {settings.model}"))
+    names = " and ".join(part.entry.name for part in settings.parts)
+    Console().print(metrics_table(metrics, f"{names}, {settings.model}"))
     if settings.output is not None:
         print(f"kept in {settings.output}")
         if metrics.failures:

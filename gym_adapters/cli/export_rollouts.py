@@ -105,20 +105,21 @@ def sft_command(
       [bold]gym-adapters export sft run/ -o sft.jsonl --tokens[/]
       The very tokens that were sampled, with labels: TRL takes them as they are.
     """
-    from gym_adapters.rollouts.run_folder import recorded_threshold
     from gym_adapters.training_data.chat_rows import Dialect
     from gym_adapters.training_data.export import Export, export_sft
+    from gym_adapters.training_data.pass_mark import PassMark
     from gym_adapters.training_data.selection import Selection
     from gym_adapters.training_data.sft import SftShape
 
     selection = Selection(
-        min_reward=recorded_threshold(run) if min_reward is None else min_reward,
+        min_reward=min_reward,
         max_reward=max_reward,
         max_tokens=max_tokens,
         truncated=keep_truncated,
         tool_errors=not no_tool_errors,
         near_duplicates=near_duplicates,
         per_task=per_task,
+        passes=PassMark.of_source(run) if min_reward is None else None,
     )
     export = Export(run, output, selection, overwrite, licence, drop_thinking)
     dialect = Dialect(_one_of(form, "trl", "nemo-customizer", "openai"))

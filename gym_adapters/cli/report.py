@@ -47,16 +47,20 @@ def report_command(
         MANIFEST,
         final_rollouts,
         recorded_metrics,
-        recorded_threshold,
+        recorded_thresholds,
     )
 
     manifest = Manifest.read(run / MANIFEST)
-    threshold = recorded_threshold(run) if pass_threshold is None else pass_threshold
-    metrics = recorded_metrics(run, RolloutMetrics(threshold))
+    threshold, by_environment = recorded_thresholds(run)
+    if pass_threshold is not None:
+        threshold, by_environment = pass_threshold, dict.fromkeys(by_environment, pass_threshold)
+    metrics = recorded_metrics(run, RolloutMetrics(threshold, by_environment))
     title = f"{manifest.environment}, {manifest.model}"
     if as_json:
         print(orjson.dumps(metrics.to_json(), option=orjson.OPT_INDENT_2).decode())
     else:
+        for name, part in metrics.environments.items():
+            Console().print(metrics_table(part, f"{name}, {manifest.model}"))
         Console().print(metrics_table(metrics, title))
     if html is not None:
         sample = RolloutSample(samples)

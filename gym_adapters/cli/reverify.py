@@ -42,8 +42,9 @@ def reverify_command(
 ) -> None:
     """Run the turns of stored rollouts through the environment again, and verify anew.
 
-    Tools are run again, so that the state the verifier looks at is there. A rollout whose tools or
-    replies now answer otherwise gets no verdict: it would be one on another attempt.
+    Of a run of several environments those of ENV are taken. Tools are run again, so that the state
+    the verifier looks at is there. A rollout whose tools or replies now answer otherwise gets no
+    verdict: it would be one on another attempt.
 
     For example
 
@@ -71,8 +72,11 @@ def reverify_command(
             "Fix: leave out --failed-only"
         )
     config = entry.config(settings or ())
+    recorded = Manifest.read(run / MANIFEST)
+    of_several = recorded.blend is not None
     manifest = replace(
-        Manifest.read(run / MANIFEST),
+        recorded,
+        blend=None,
         environment=entry.environment.name,
         environment_version=entry.environment.version,
         environment_config=config.model_dump(mode="json"),
@@ -80,10 +84,12 @@ def reverify_command(
     )
     best = entry.card.reward_range[1] if entry.card is not None else 1.0
     on_existing = OnExisting.OVERWRITE if overwrite else OnExisting.REFUSE
+    name = entry.environment.name if of_several else None
+    chosen = _chosen(run, failed_only, name)
     with RunFolder(
         output, manifest, on_existing=on_existing, metrics=RolloutMetrics(best)
     ) as folder:
-        work = _reverify(entry, _chosen(run, failed_only), folder, settings or [], concurrency)
+        work = _reverify(entry, chosen, folder, settings or [], concurrency)
         try:
             changes = run_until_signal(work)
         except Stopped as stop:
@@ -93,11 +99,14 @@ def reverify_command(
     _show(changes, folder, entry)
 
 
-def _chosen(run: Path, failed_only: bool) -> Iterator[Rollout]:
+def _chosen(run: Path, failed_only: bool, environment: str | None) -> Iterator[Rollout]:
+    """The rollouts to verify; `environment` is the one to take from a run of several."""
     from gym_adapters.rollouts.replay import VERDICTS
     from gym_adapters.rollouts.run_folder import final_rollouts
 
     for rollout in final_rollouts(run):
+        if environment is not None and rollout.provenance.environment != environment:
+            continue
         failure = rollout.outcome.failure
         if not failed_only or (failure is not None and failure.boundary in VERDICTS):
             yield rollout

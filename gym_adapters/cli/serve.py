@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -112,6 +113,63 @@ def agent_command(
             yield app
 
     _serve(opened(), listener, f"{name} with {source.name}")
+
+
+@serve_app.command("gateway")
+def gateway_command(
+    model: Model,
+    host: Host = "127.0.0.1",
+    port: Port = 8002,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.JSONL",
+            help="Add each finished or expired session to this file, with its exact tokens.",
+        ),
+    ] = None,
+    max_sessions: MaxSessions = 4096,
+    idle_timeout: IdleTimeout = 1800.0,
+    seed: Seed = 0,
+) -> None:
+    """Serve a model as OpenAI does, and keep the exact tokens of every session.
+
+    Agents use http://HOST:PORT/sessions/<any name>/v1 as their base URL. POST to
+    /sessions/<name>/finish ends a session, and answers with its segments.
+    """
+    from gym_adapters.environment import Environment
+    from gym_adapters.rollouts.models import model_source
+    from gym_adapters.serving.gateway import CapturedSession, Gateway
+    from gym_adapters.serving.http_errors import json_bytes
+    from gym_adapters.serving.http_server import Listener, bare_app
+    from gym_adapters.serving.sessions import SessionLimits
+    from gym_adapters.task import Task
+
+    source = model_source(model, seed=seed)
+    listener = Listener(host, port)
+    limits = SessionLimits(max_sessions=max_sessions, idle_timeout=idle_timeout)
+
+    def append(line: bytes) -> None:
+        if output is not None:
+            with output.open("ab") as file:
+                file.write(line + b"\n")
+
+    async def keep(session: CapturedSession) -> None:
+        await asyncio.to_thread(append, json_bytes(session.to_json()))
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Any]:
+        app = bare_app()
+        async with source:
+            # A source knows its models by the rollout; one that samples here has one for all.
+            task = Task(responses_create_params={"input": "?"})
+            policy = source.for_rollout(Environment, task)
+            async with Gateway(policy, on_finished=keep, limits=limits) as gateway:
+                gateway.add_routes(app)
+                yield app
+
+    _serve(opened(), listener, f"a gateway to {source.name}")
 
 
 def _serve(

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from gym_adapters.errors import GymAdaptersError, ModelError, Unsupported
 from gym_adapters.generation.constrained import constraint_of
@@ -39,6 +39,7 @@ PATIENCE = 60.0
 
 WeightsVersion = int | str | Callable[[], int | str | None] | None
 LoRA = Callable[[], object | None] | None
+ResultT = TypeVar("ResultT")
 
 
 class EngineStepper:
@@ -49,7 +50,9 @@ class EngineStepper:
         with stepper.session():                    # steps in a thread of its own
             rollouts = loop.run(roll_out(stepper))
 
-        stepper.drive(asyncio.run_coroutine_threadsafe(roll_out(stepper), loop))   # or in this one
+        rollouts = stepper.drive(                  # or in this one
+            lambda: asyncio.run_coroutine_threadsafe(roll_out(stepper), loop)
+        )
 
     Steps are taken inside these two alone, and only while there is a request. Outside, the engine
     is its owner's: to load weights, to put it to sleep and wake it, or to generate with.
@@ -136,22 +139,32 @@ class EngineStepper:
         logprobs = scored_logprobs(scored.prompt_logprobs, generation.token_ids)
         return with_policy_logprobs(generation, logprobs)
 
-    def drive(self, work: Future[Any]) -> None:
-        """Step in this thread until `work` is done (on all ranks); its result stays in it.
+    def drive(self, start: Callable[[], Future[ResultT]]) -> ResultT:
+        """Step in this thread until the work that `start` begins is done (on all ranks).
 
-        When this thread is interrupted, `work` is cancelled.
+        When this thread is interrupted, the work is cancelled.
+
+        Returns:
+            The result of the work.
 
         Raises:
             ModelError: If the engine fails; it can't be stepped again.
             UsageError: If it is being stepped already.
         """
         self._loop.open()
+        try:
+            # Only now: requests before would find nobody stepping.
+            work = start()
+        except BaseException:
+            self._loop.close()
+            raise
         work.add_done_callback(lambda _: self._loop.notify())
         try:
             self._loop.run(work.done)
         except BaseException:
             work.cancel()
             raise
+        return work.result()
 
     @contextmanager
     def session(self) -> Iterator[None]:

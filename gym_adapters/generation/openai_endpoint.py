@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from types import TracebackType
@@ -20,6 +21,7 @@ import aiohttp
 import orjson
 
 from gym_adapters.errors import InvalidConfig, ModelError, RolloutTimeout
+from gym_adapters.generation.addresses import Address, Addresses
 from gym_adapters.generation.chat import ModelTurn
 from gym_adapters.generation.chat_completions import ChatCompletionsWire
 from gym_adapters.generation.endpoint_wire import UnreadableReply, Wire, encoded
@@ -28,7 +30,7 @@ from gym_adapters.generation.responses_wire import ResponsesWire
 from gym_adapters.items import FunctionTool, Item
 from gym_adapters.segment import Segment
 
-__all__ = ["Api", "ContextExceeded", "EndpointRefused", "OpenAIEndpoint"]
+__all__ = ["Api", "ContextExceeded", "EndpointDown", "EndpointRefused", "OpenAIEndpoint", "Place"]
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +41,17 @@ PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
 # Nobody gets a turn from this address with this key and this model name.
 HOPELESS = frozenset({401, 403, 404})
 LONGEST_PAUSE = 30.0
+# Seconds between looks at whether an address is up again.
+POLL = 0.5
 SHOWN_OF_A_BODY = 500
 
 
 class EndpointRefused(ModelError):
     """The address, the key or the model's name is wrong: no request will ever succeed."""
+
+
+class EndpointDown(ModelError):
+    """No address of the endpoint has answered for so long that waiting has no more sense."""
 
 
 class ContextExceeded(ModelError):
@@ -58,7 +66,8 @@ class OpenAIEndpoint:
 
     Args:
         model: The model's name at the endpoint.
-        base_url: Its address, up to and with ``/v1``.
+        base_url: Its address, up to and with ``/v1``. Of several, each conversation stays with the
+            one that had the least to do when it began, and moves on while that one is down.
         api: Chat Completions or the Responses API.
         api_key: Sent as a bearer token; never logged or recorded.
         deadline: Seconds for one turn, pauses and repetitions included.
@@ -68,7 +77,7 @@ class OpenAIEndpoint:
             takes one; ``None`` sends none.
 
     Attributes:
-        refused: Why no request will ever succeed, once an answer said so.
+        refused: Why no request will ever succeed, once that is known.
 
     Raises:
         InvalidConfig: If the address is none.
@@ -77,7 +86,7 @@ class OpenAIEndpoint:
     def __init__(
         self,
         model: str,
-        base_url: str,
+        base_url: str | Sequence[str],
         *,
         api: Api = "chat",
         api_key: str | None = None,
@@ -86,16 +95,13 @@ class OpenAIEndpoint:
         max_connections: int = 1024,
         seed: int | None = None,
     ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not model:
-            raise InvalidConfig(
-                f"an endpoint needs a model's name and an address like http://localhost:8000/v1, "
-                f"not {model!r} and {base_url!r}"
-            )
-        if parts.username or parts.password:
-            raise InvalidConfig("an endpoint's address must hold no password; use OPENAI_API_KEY")
+        urls = [base_url] if isinstance(base_url, str) else base_url
+        if not urls:
+            raise InvalidConfig(f"the endpoint of {model!r} needs an address")
+        for url in urls:
+            _check_address(model, url)
         self._model, self._api = model, api
-        self._url = base_url.rstrip("/")
+        self._addresses = Addresses([Address(url.rstrip("/")) for url in urls])
         self._wire: Wire = ResponsesWire() if api == "responses" else ChatCompletionsWire()
         self._headers = {"Content-Type": "application/json"}
         if api_key:
@@ -107,9 +113,13 @@ class OpenAIEndpoint:
 
     @property
     def name(self) -> str:
-        """Model and address, as a model spec."""
+        """Model and addresses, as a model spec."""
         scheme = "openai-responses" if self._api == "responses" else "openai"
-        return f"{scheme}:{self._model}@{self._url}"
+        return f"{scheme}:{self._model}@{self._where}"
+
+    @property
+    def _where(self) -> str:
+        return ",".join(address.url for address in self._addresses.all)
 
     @property
     def template_hash(self) -> str | None:
@@ -143,52 +153,83 @@ class OpenAIEndpoint:
         seed = sampling.seed if sampling.seed is not None else self._seed
         return _EndpointSession(self, self._wire, settings, request_id, seed)
 
-    async def ask(self, body: bytes) -> Mapping[str, Any]:
+    async def ask(self, body: bytes, place: Place | None = None) -> Mapping[str, Any]:
         """Post one request, again where that may help, and decode the answer.
+
+        Args:
+            body: The request.
+            place: Which address the conversation is at; changed where it moves.
 
         Raises:
             ContextExceeded: If the conversation is too long.
             EndpointRefused: If no request will ever succeed.
+            EndpointDown: If no address has answered for long.
             RolloutTimeout: If the deadline passed.
             ModelError: If the endpoint fails otherwise.
         """
         end = time.monotonic() + self._deadline
         try:
             async with asyncio.timeout(self._deadline):
-                return await self._ask(body, end)
+                return await self._ask(body, end, place if place is not None else Place())
         except TimeoutError as error:
-            raise RolloutTimeout(f"{self._url} gave no turn within {self._deadline:g} s") from error
+            raise RolloutTimeout(
+                f"{self._where} gave no turn within {self._deadline:g} s"
+            ) from error
 
-    async def _ask(self, body: bytes, end: float) -> Mapping[str, Any]:
+    async def _ask(self, body: bytes, end: float, place: Place) -> Mapping[str, Any]:
         for attempt in range(1, self._attempts + 1):
+            address = place.address = await self._ready(place.address)
             pause: float | None = None
             try:
-                return await self._post(body)
+                return await self._post(address, body)
             except _Passing as failure:
                 problem: Exception = failure
                 pause = failure.pause
             except (aiohttp.ClientError, ConnectionError) as failure:
                 problem = failure
-            if pause is None:
+            if self._addresses.another(address) and not address.ready:
+                pause = 0.0
+            elif pause is None:
                 pause = min(0.5 * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
             said = str(problem) or type(problem).__name__
             if attempt == self._attempts or time.monotonic() + pause >= end:
                 raise ModelError(
-                    f"{self._url} failed {attempt} time(s), at last with: {said}"
+                    f"{address.url} failed {attempt} time(s), at last with: {said}"
                 ) from problem
-            log.info("%s: %s; asking again in %.1f s", self._url, said, pause)
+            log.info("%s: %s; asking again in %.1f s", address.url, said, pause)
             await asyncio.sleep(pause)
-        raise ModelError(f"{self._url} was not asked: attempts must be at least 1")
+        raise ModelError(f"{self._where} was not asked: attempts must be at least 1")
 
-    async def _post(self, body: bytes) -> Mapping[str, Any]:
+    async def _ready(self, last: Address | None) -> Address:
+        """The address to ask, once one is up."""
+        while (address := self._addresses.choose(last)) is None:
+            if self._addresses.given_up:
+                self.refused = (
+                    f"{self._where} has been down for too long. "
+                    "Fix: see that it runs, then go on with --resume"
+                )
+                raise EndpointDown(self.refused)
+            await asyncio.sleep(min(POLL, LONGEST_PAUSE))
+        return address
+
+    async def _post(self, address: Address, body: bytes) -> Mapping[str, Any]:
         if self._client is None:
             raise RuntimeError("enter the endpoint (async with) before using it")
-        url = f"{self._url}/{self._wire.path}"
-        # A redirect would take the key elsewhere.
-        async with self._client.post(url, data=body, allow_redirects=False) as answer:
-            content = await answer.read()
-            if answer.status != 200:
-                self._raise_for(answer.status, content, answer.headers)
+        url = f"{address.url}/{self._wire.path}"
+        with address.asking():
+            try:
+                # A redirect would take the key elsewhere.
+                async with self._client.post(url, data=body, allow_redirects=False) as answer:
+                    content = await answer.read()
+            except (aiohttp.ClientError, ConnectionError):
+                address.failed(LONGEST_PAUSE)
+                raise
+            if answer.status >= 500:
+                address.failed(LONGEST_PAUSE)
+            else:
+                address.answered()
+        if answer.status != 200:
+            self._raise_for(address.url, answer.status, content, answer.headers)
         try:
             data = orjson.loads(content)
         except orjson.JSONDecodeError as error:
@@ -197,9 +238,9 @@ class OpenAIEndpoint:
             raise UnreadableReply(f"{url} answered with JSON that is not an object")
         return data
 
-    def _raise_for(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
+    def _raise_for(self, url: str, status: int, content: bytes, headers: Mapping[str, str]) -> None:
         code, text = _problem(content)
-        said = f"{self._url} answered {status}: {text}"
+        said = f"{url} answered {status}: {text}"
         if _means_context(code, text) and status in (400, 413, 422):
             raise ContextExceeded(said)
         if status in HOPELESS:
@@ -208,6 +249,13 @@ class OpenAIEndpoint:
         if status in PASSING and code != "insufficient_quota":
             raise _Passing(said, _retry_after(headers))
         raise ModelError(said)
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a conversation is: the address that answered it last."""
+
+    address: Address | None = None
 
 
 class _Passing(Exception):
@@ -234,6 +282,7 @@ class _EndpointSession:
         self._history: list[bytes] = []
         self._call_ids: set[str] = set()
         self._turn = 0
+        self._place = Place()
 
     @property
     def segments(self) -> Sequence[Segment]:
@@ -245,7 +294,7 @@ class _EndpointSession:
         )
         self._history.extend(self._wire.entries(new_items))
         try:
-            data = await self._endpoint.ask(self._body())
+            data = await self._endpoint.ask(self._body(), self._place)
         except ContextExceeded:
             if self._turn == 0:
                 # Not the model's doing: the prompt, or the budget of a turn, is too large for it.
@@ -263,6 +312,17 @@ class _EndpointSession:
         head = encoded(settings)[:-1]
         key = encoded(self._wire.history_key)
         return b"%b,%b:[%b]}" % (head, key, b",".join(self._history))
+
+
+def _check_address(model: str, url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not model:
+        raise InvalidConfig(
+            f"an endpoint needs a model's name and an address like http://localhost:8000/v1, "
+            f"not {model!r} and {url!r}"
+        )
+    if parts.username or parts.password:
+        raise InvalidConfig("an endpoint's address must hold no password; use OPENAI_API_KEY")
 
 
 def _turn_seed(seed: int, request_id: str, turn: int) -> int:

@@ -84,6 +84,7 @@ class StepLoop:
         self._group = group
         self._changed = threading.Condition()
         self._waiting: list[Ticket] = []
+        self._joining: list[Ticket] = []
         self._unwanted: list[Ticket] = []
         self._mine: dict[str, Ticket] = {}
         self._others: set[str] = set()
@@ -94,7 +95,7 @@ class StepLoop:
     def pending(self) -> int:
         """Requests of this process that wait or are in the engine."""
         with self._changed:
-            return len(self._waiting) + len(self._mine)
+            return len(self._waiting) + len(self._joining) + len(self._mine)
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a request.
@@ -120,9 +121,12 @@ class StepLoop:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
                 ticket.settle(None)
-            else:
+            elif self._is_open:
                 self._unwanted.append(ticket)
                 self._changed.notify_all()
+            else:
+                # The engine has let go of all there was.
+                ticket.settle(None)
 
     def notify(self) -> None:
         """Have the loop look whether it is over."""
@@ -166,18 +170,18 @@ class StepLoop:
 
     def _advance(self, is_over: Callable[[], bool]) -> bool:
         """One turn of the loop; whether it was the last."""
-        tickets, word = self._word(is_over)
+        word = self._word(is_over)
         words = self._group.exchange(word)
         self._stop_if_failed(words)
         self._let_go(words)
         if all(each.is_done for each in words):
             return True
-        self._admit(tickets, words)
+        self._admit(words)
         if self._mine or self._others:
             self._step()
         return False
 
-    def _word(self, is_over: Callable[[], bool]) -> tuple[list[Ticket], Exchange]:
+    def _word(self, is_over: Callable[[], bool]) -> Exchange:
         """What joins and leaves; waits where there is nothing to do."""
         with self._changed:
             if not (self._mine or self._others or self._waiting or self._unwanted or is_over()):
@@ -185,12 +189,12 @@ class StepLoop:
             over = is_over()
             if over:
                 self._dismiss(OVER)
-            tickets, self._waiting = self._waiting, []
+            self._joining, self._waiting = self._waiting, []
             unwanted, self._unwanted = self._unwanted, []
             names = [each.admission.name for each in unwanted]
             aborts = [name for name in names if name in self._mine]
-            admissions = [ticket.admission for ticket in tickets]
-            return tickets, Exchange(admissions, aborts, over, self._failure)
+            admissions = [ticket.admission for ticket in self._joining]
+            return Exchange(admissions, aborts, over, self._failure)
 
     def _dismiss(self, why: str) -> None:
         """Fail all that wait; the engine lets go of what it has of them."""
@@ -217,8 +221,8 @@ class StepLoop:
                 if ticket is not None:
                     ticket.settle(None)
 
-    def _admit(self, tickets: Sequence[Ticket], words: Sequence[Exchange]) -> None:
-        mine = {ticket.admission.name: ticket for ticket in tickets}
+    def _admit(self, words: Sequence[Exchange]) -> None:
+        mine = {ticket.admission.name: ticket for ticket in self._joining}
         for word in words:
             for admission in word.admissions:
                 ticket = mine.get(admission.name)
@@ -234,6 +238,8 @@ class StepLoop:
                         self._others.add(admission.name)
                     else:
                         self._mine[admission.name] = ticket
+        with self._changed:
+            self._joining = []
 
     def _step(self) -> None:
         try:
@@ -256,9 +262,9 @@ class StepLoop:
             self._is_open = False
             if isinstance(error, Exception) and self._failure is None:
                 self._failure = f"{type(error).__name__}: {error}"
-            tickets = [*self._waiting, *self._mine.values(), *self._unwanted]
+            tickets = [*self._waiting, *self._joining, *self._mine.values(), *self._unwanted]
             names = [*self._mine, *self._others]
-            self._waiting, self._unwanted = [], []
+            self._waiting, self._joining, self._unwanted = [], [], []
             self._mine, self._others = {}, set()
         with suppress(Exception):
             self._engine.abort(names)

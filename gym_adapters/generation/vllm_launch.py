@@ -154,7 +154,10 @@ def engine_params(fields: Mapping[str, Any], detokenize: bool, output_kind: Any)
         structured = options.get("structured_outputs")
         if isinstance(structured, Mapping):
             options["structured_outputs"] = StructuredOutputsParams(**structured)
-        return SamplingParams(**options, detokenize=detokenize, output_kind=output_kind)
+        # Flat: one list of floats in place of a dictionary and an object a token.
+        return SamplingParams(
+            **options, detokenize=detokenize, output_kind=output_kind, flat_logprobs=True
+        )
     except (TypeError, ValueError) as error:
         raise InvalidConfig(f"vLLM refuses the sampling settings: {error}") from error
     except Exception as error:

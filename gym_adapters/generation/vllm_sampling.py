@@ -136,10 +136,15 @@ def generation_of(output: Any, weights_version: int | str | None) -> Generation:
     token_ids = list(completion.token_ids)
     if completion.logprobs is None or len(completion.logprobs) != len(token_ids):
         raise ModelError("vLLM gave no log-probability for each sampled token.")
-    logprobs = [
-        _finite(entry[token].logprob)
-        for token, entry in zip(token_ids, completion.logprobs, strict=True)
-    ]
+    # vLLM's flat form: the sampled token's alone, where no others were asked for.
+    flat = getattr(completion.logprobs, "logprobs", ())
+    if len(flat) == len(token_ids):
+        logprobs = [_finite(value) for value in flat]
+    else:
+        logprobs = [
+            _finite(entry[token].logprob)
+            for token, entry in zip(token_ids, completion.logprobs, strict=True)
+        ]
     return Generation(token_ids, logprobs, finish_reason, weights_version)
 
 

@@ -1,4 +1,4 @@
-"""The model specs ``openai:NAME@URL`` and ``openai-responses:NAME@URL``."""
+"""The model specs ``openai:NAME@URL`` and ``openai-responses:NAME@URL``, of one or more URLs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class EndpointSource(SourceBase):
         """The endpoint.
 
         Raises:
-            InvalidConfig: If it has said that address, key or model name is wrong.
+            InvalidConfig: If it has said that address, key or model name is wrong, or is gone.
         """
         if self._endpoint.refused is not None:
             raise InvalidConfig(self._endpoint.refused)
@@ -68,6 +68,6 @@ def _source(argument: str, seed: int, api: Api) -> ModelSource:
             f"an endpoint is written as NAME@URL, e.g. openai:my-model@http://localhost:8000/v1, "
             f"and {argument!r} is not"
         )
-    name, url = argument[:at], argument[at + 1 :]
+    name, urls = argument[:at], [url.strip() for url in argument[at + 1 :].split(",")]
     key = os.environ.get(KEY) or None
-    return EndpointSource(OpenAIEndpoint(name, url, api=api, api_key=key, seed=seed))
+    return EndpointSource(OpenAIEndpoint(name, urls, api=api, api_key=key, seed=seed))

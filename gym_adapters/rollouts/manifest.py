@@ -30,6 +30,7 @@ IDENTITY = (
     "seed",
     "sampling",
     "limits",
+    "blend",
 )
 """What must be the same for two sessions to add to one run."""
 
@@ -54,6 +55,8 @@ class Manifest:
         limits: Budgets of episode and agent.
         num_repeats: Attempts at each task.
         input: Where the tasks came from.
+        blend: Weights of the environments of a run of several; its names, versions, settings,
+            sampling and limits are then those of all of them.
         git: Commit of the working directory, and whether files differed from it.
         sessions: When the run was begun and resumed, in UTC.
     """
@@ -68,6 +71,7 @@ class Manifest:
     limits: Mapping[str, Any] = field(default_factory=dict)
     num_repeats: int = 1
     input: str = ""
+    blend: Mapping[str, float] | None = None
     git: Mapping[str, Any] | None = None
     library_version: str = __version__
     python_version: str = field(default_factory=platform.python_version)

@@ -59,6 +59,7 @@ class Metrics:
         turns: Model calls per rollout.
         seconds: Wall time per rollout.
         model_share: Share of that time spent waiting for the model.
+        environments: The same for each environment, where a run has several.
     """
 
     tasks: int
@@ -82,10 +83,14 @@ class Metrics:
     turns: Spread | None
     seconds: Spread | None
     model_share: float | None
+    environments: Mapping[str, Metrics] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The metrics as one JSON-serialisable object."""
-        return asdict(self)
+        data = asdict(self)
+        if not self.environments:
+            del data["environments"]
+        return data
 
 
 @dataclass(slots=True)
@@ -122,9 +127,11 @@ class RolloutMetrics:
 
     Args:
         pass_threshold: A rollout passes with at least this reward.
+        thresholds: The same by environment, where a run has several.
     """
 
     pass_threshold: float = 1.0
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     rollouts: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -140,9 +147,16 @@ class RolloutMetrics:
     _turns: array[float] = field(default_factory=lambda: array("d"))
     _seconds: array[float] = field(default_factory=lambda: array("d"))
     _model_seconds: float = 0.0
+    _parts: dict[str, RolloutMetrics] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._parts = {name: RolloutMetrics(each) for name, each in self.thresholds.items()}
 
     def add(self, rollout: Rollout) -> None:
         """Count one finished rollout, failed or not."""
+        environment = rollout.provenance.environment
+        if (part := self._parts.get(environment)) is not None:
+            part.add(rollout)
         self.rollouts += 1
         self.input_tokens += rollout.usage.input_tokens
         self.output_tokens += rollout.usage.output_tokens
@@ -157,22 +171,27 @@ class RolloutMetrics:
         tally.rewards += reward
         tally.attempts += 1
         # A reward summed from parts may miss the threshold by a rounding error.
-        tally.passes += reward >= self.pass_threshold - 1e-9
-        for name, part in outcome.reward.components.items():
-            self._components.setdefault(name, _Mean()).add(part)
+        threshold = self.thresholds.get(environment, self.pass_threshold)
+        tally.passes += reward >= threshold - 1e-9
+        for name, component in outcome.reward.components.items():
+            self._components.setdefault(name, _Mean()).add(component)
         self._stop_reasons[outcome.stop_reason.value] += 1
         self._truncated += outcome.status is OutcomeStatus.TRUNCATED
         self._add_costs(rollout)
 
     def add_retried(self, rollout: Rollout) -> None:
         """Count a failed attempt that another one followed."""
+        if (part := self._parts.get(rollout.provenance.environment)) is not None:
+            part.add_retried(rollout)
         self.input_tokens += rollout.usage.input_tokens
         self.output_tokens += rollout.usage.output_tokens
         if rollout.outcome.failure is not None:
             self.retried[rollout.outcome.failure.boundary.value] += 1
 
-    def make_retried(self, at_fault: Boundary) -> None:
+    def make_retried(self, at_fault: Boundary, environment: str = "") -> None:
         """Take a failure counted by `add` for a retried one: the rollout is attempted again."""
+        if (part := self._parts.get(environment)) is not None:
+            part.make_retried(at_fault)
         self.rollouts -= 1
         self.failures[at_fault.value] -= 1
         self.failures += Counter()  # drops what has come to 0
@@ -226,6 +245,7 @@ class RolloutMetrics:
             turns=_spread(self._turns),
             seconds=_spread(self._seconds),
             model_share=self._model_seconds / seconds if seconds > 0 else None,
+            environments={name: part.metrics(ks) for name, part in self._parts.items()},
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -63,8 +63,7 @@ async def open_run_resources(
         config: Its settings, by default the class's own.
         seed: Of judges that sample with one.
     """
-    opener: partial[AbstractAsyncContextManager[Judge]] = partial(model_judge, seed=seed)
-    token = judge_opener.set(opener)
+    token = judge_opener.set(partial(model_judge, seed=seed))
     try:
         opening = open_episode_resources(environment, config)
         resources = await opening.__aenter__()

@@ -150,14 +150,20 @@ _BUILT_IN: Mapping[str, ModelScheme] = {
         "gym_adapters.rollouts.vllm_source:vllm_source",
     ),
     "openai": ModelScheme(
-        "openai:NAME@URL",
-        "an OpenAI-compatible endpoint (Chat Completions); key from OPENAI_API_KEY",
+        "openai:NAME@URL[,URL...]",
+        "an OpenAI-compatible endpoint (Chat Completions), or several that are balanced; "
+        "key from OPENAI_API_KEY",
         "gym_adapters.rollouts.endpoint_source:openai_source",
     ),
     "openai-responses": ModelScheme(
-        "openai-responses:NAME@URL",
+        "openai-responses:NAME@URL[,URL...]",
         "the same, by the Responses API",
         "gym_adapters.rollouts.endpoint_source:openai_responses_source",
+    ),
+    "replay": ModelScheme(
+        "replay:FILE",
+        "no model: what was said in recorded rollouts (a file of them, or the folder of a run)",
+        "gym_adapters.rollouts.replay_source:replay_source",
     ),
     "tiny": ModelScheme(
         "tiny",

@@ -3,29 +3,68 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from gym_adapters.agents.tool_agent import AgentLimits
+from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
 from gym_adapters.environment import EnvironmentConfig
 from gym_adapters.episode import EpisodeLimits
+from gym_adapters.errors import InvalidConfig
 from gym_adapters.registry import EnvironmentEntry
 from gym_adapters.rollout import Rollout
-from gym_adapters.rollouts.collect import RolloutKey, collect
+from gym_adapters.rollouts.blend import task_stream
+from gym_adapters.rollouts.collect import RolloutKey, collect_parts
+from gym_adapters.rollouts.local_runner import Part, Retries, Runner, local_runner
 from gym_adapters.rollouts.manifest import Manifest, git_state
 from gym_adapters.rollouts.metrics import Metrics, RolloutMetrics
 from gym_adapters.rollouts.models import ModelSource, model_source
+from gym_adapters.rollouts.ray import RayOptions, ray_runner
 from gym_adapters.rollouts.row_sampling import RowSampling
 from gym_adapters.rollouts.run_folder import OnExisting, RunFolder
 from gym_adapters.task import Task
 
-__all__ = ["Observer", "RunSettings", "run"]
+__all__ = ["Observer", "RunPart", "RunSettings", "run"]
 
 SESSIONS_TO_TRY = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPart:
+    """One environment of a run.
+
+    Attributes:
+        entry: The environment.
+        config: Its settings.
+        tasks: Gives its tasks, the same each time.
+        input: Where they come from, in words or as a path; recorded.
+        sampling: How to sample.
+        episode_limits: Budgets of an episode.
+        pass_threshold: A rollout passes with at least this reward.
+        weight: Its share of the tasks that are attempted at a time.
+    """
+
+    entry: EnvironmentEntry
+    config: EnvironmentConfig
+    tasks: Callable[[], Iterable[Task]]
+    input: str = ""
+    sampling: RowSampling = field(default_factory=RowSampling)
+    episode_limits: EpisodeLimits = field(default_factory=EpisodeLimits)
+    pass_threshold: float = 1.0
+    weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """What rollouts call the environment."""
+        return self.entry.environment.name
+
+    @property
+    def compares(self) -> bool:
+        """Whether its rewards are relative to a group."""
+        return self.entry.environment.capabilities().compares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +89,10 @@ class RunSettings:
         max_attempts: Attempts at a rollout over all sessions of the run; by default those of three
             sessions.
         pass_threshold: A rollout passes with at least this reward.
+        weight: The environment's weight among `more`.
+        more: Further environments of the same run.
+        limit: Take only so many tasks, over all environments.
+        ray: Run the rollouts on Ray; ``None`` runs them in this process.
     """
 
     entry: EnvironmentEntry
@@ -68,27 +111,73 @@ class RunSettings:
     retries: int = 1
     max_attempts: int | None = None
     pass_threshold: float = 1.0
+    weight: float = 1.0
+    more: Sequence[RunPart] = ()
+    limit: int | None = None
+    ray: RayOptions | None = None
+
+    def __post_init__(self) -> None:
+        names = [part.name for part in self.parts]
+        if len(set(names)) < len(names):
+            raise InvalidConfig(f"each environment of a run is named once, not {', '.join(names)}")
+        wrong = [part.name for part in self.parts if not 0.0 < part.weight < float("inf")]
+        if wrong:
+            raise InvalidConfig(f"the weight of {wrong[0]} must be a number above 0")
+
+    @property
+    def parts(self) -> list[RunPart]:
+        """All environments of the run."""
+        first = RunPart(
+            entry=self.entry,
+            config=self.config,
+            tasks=self.tasks,
+            input=self.input,
+            sampling=self.sampling,
+            episode_limits=self.episode_limits,
+            pass_threshold=self.pass_threshold,
+            weight=self.weight,
+        )
+        return [first, *self.more]
 
     def manifest(self, source: ModelSource) -> Manifest:
         """What to record of these settings; tells the template only once `source` is open."""
-        environment = self.entry.environment
-        limits = {**asdict(self.episode_limits), **asdict(self.agent_limits)}
-        if environment.capabilities().compares:
-            # Rewards are relative to a group of this size.
-            limits["num_repeats"] = self.num_repeats
+        parts = self.parts
+        versions = [part.entry.environment.version for part in parts]
         return Manifest(
-            environment=environment.name,
-            environment_version=environment.version,
-            environment_config=self.config.model_dump(mode="json"),
+            environment=", ".join(part.name for part in parts),
+            environment_version=", ".join(versions),
+            environment_config=_by_name(parts, lambda part: part.config.model_dump(mode="json")),
             model=source.name,
             template_hash=source.template_hash,
             seed=self.seed,
-            sampling=asdict(self.sampling),
-            limits=limits,
+            sampling=_by_name(parts, lambda part: asdict(part.sampling)),
+            limits=_by_name(parts, self._limits),
             num_repeats=self.num_repeats,
-            input=self.input,
+            input="; ".join(part.input for part in parts),
+            blend={part.name: part.weight for part in parts} if self.more else None,
             git=git_state(self.entry.folder or Path.cwd()),
         )
+
+    def metrics(self) -> RolloutMetrics:
+        """What gathers the metrics of the run."""
+        if not self.more:
+            return RolloutMetrics(self.pass_threshold)
+        thresholds = {part.name: part.pass_threshold for part in self.parts}
+        return RolloutMetrics(self.pass_threshold, thresholds)
+
+    def _limits(self, part: RunPart) -> dict[str, Any]:
+        limits = {**asdict(part.episode_limits), **asdict(self.agent_limits)}
+        if part.compares:
+            # Rewards are relative to a group of this size.
+            limits["num_repeats"] = self.num_repeats
+        return limits
+
+
+def _by_name(parts: Sequence[RunPart], of: Callable[[RunPart], dict[str, Any]]) -> dict[str, Any]:
+    """What `of` gives: of one environment as it is, of several under their names."""
+    if len(parts) == 1:
+        return of(parts[0])
+    return {part.name: of(part) for part in parts}
 
 
 class Observer(Protocol):
@@ -116,11 +205,12 @@ async def run(settings: RunSettings, observer: Observer | None = None) -> Metric
         UsageError: If the settings can't be used.
         OSError: If the folder can't be written.
     """
-    metrics = RolloutMetrics(pass_threshold=settings.pass_threshold)
+    metrics = settings.metrics()
     source = model_source(settings.model, seed=settings.seed)
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(_check_folder, settings, source)
-        await stack.enter_async_context(source)
+        if settings.ray is None:
+            await stack.enter_async_context(source)
         record = _Record(None, metrics)
         if settings.output is not None:
             folder = await asyncio.to_thread(
@@ -129,27 +219,61 @@ async def run(settings: RunSettings, observer: Observer | None = None) -> Metric
             record = stack.enter_context(_Record(folder, metrics))
         if observer is not None:
             observer.began(metrics, len(record.skip))
-        rollouts = collect(
-            settings.entry,
-            settings.tasks(),
-            source,
-            num_repeats=settings.num_repeats,
-            concurrency=settings.concurrency,
-            seed=settings.seed,
-            config=settings.config,
-            sampling=settings.sampling,
-            episode_limits=settings.episode_limits,
-            agent_limits=settings.agent_limits,
-            retries=settings.retries,
-            on_retry=record.append_retried,
-            skip=record.skip,
-        )
+        rollouts = _rollouts(settings, source, record)
         async with aclosing(rollouts):
             async for rollout in rollouts:
                 await record.append(rollout)
                 if observer is not None:
                     observer.finished(rollout)
     return metrics.metrics()
+
+
+def _rollouts(
+    settings: RunSettings, source: ModelSource, record: _Record
+) -> AsyncGenerator[Rollout]:
+    parts = [
+        Part(
+            entry=part.entry,
+            config=part.config,
+            sampling=part.sampling,
+            limits=part.episode_limits,
+        )
+        for part in settings.parts
+    ]
+
+    def runner() -> AbstractAsyncContextManager[Runner]:
+        if settings.ray is not None:
+            return ray_runner(
+                settings.ray,
+                parts,
+                settings.model,
+                agent_limits=settings.agent_limits,
+                seed=settings.seed,
+                retries=Retries(settings.retries),
+                concurrency=settings.concurrency,
+                on_retry=record.append_retried,
+            )
+        return local_runner(
+            parts,
+            source,
+            agent=ToolAgent(settings.agent_limits),
+            seed=settings.seed,
+            retries=Retries(settings.retries),
+            on_retry=record.append_retried,
+        )
+
+    return collect_parts(
+        parts,
+        task_stream(
+            [part.tasks() for part in settings.parts],
+            [part.weight for part in settings.parts],
+            settings.limit,
+        ),
+        runner,
+        num_repeats=settings.num_repeats,
+        concurrency=settings.concurrency,
+        skip=record.skip,
+    )
 
 
 class _Record:
@@ -205,6 +329,6 @@ def _open_folder(
         settings.manifest(source),
         on_existing=settings.on_existing,
         max_attempts=SESSIONS_TO_TRY * (settings.retries + 1) if attempts is None else attempts,
-        whole_groups=settings.entry.environment.capabilities().compares,
+        whole_groups={part.name for part in settings.parts if part.compares},
         metrics=metrics,
     )

@@ -13,11 +13,11 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, NamedTuple, Self
 
 import orjson
 
@@ -36,7 +36,7 @@ __all__ = [
     "final_rollouts",
     "read_rollouts",
     "recorded_metrics",
-    "recorded_threshold",
+    "recorded_thresholds",
 ]
 
 ROLLOUTS = "rollouts.jsonl"
@@ -68,6 +68,13 @@ def read_rollouts(path: Path | str) -> Iterator[Rollout]:
             raise error.at(str(path), line) from None
 
 
+class Failed(NamedTuple):
+    """At which boundary a rollout of which environment failed."""
+
+    boundary: Boundary
+    environment: str
+
+
 @dataclass(slots=True)
 class Recorded:
     """What a folder holds.
@@ -79,7 +86,7 @@ class Recorded:
     """
 
     scored: set[RolloutKey] = field(default_factory=set)
-    failed: dict[RolloutKey, Boundary] = field(default_factory=dict)
+    failed: dict[RolloutKey, Failed] = field(default_factory=dict)
     attempts: Counter[RolloutKey] = field(default_factory=Counter)
 
 
@@ -94,7 +101,8 @@ class RunFolder:
         max_attempts: A rollout that failed this often is not attempted again when the run is
             resumed.
         whole_groups: Rewards are relative to the group: groups that are not whole are dropped when
-            the run is resumed, so that they are run again, and whole ones are never touched.
+            the run is resumed, so that they are run again, and whole ones are never touched. Names
+            of environments, where that holds for some of them.
         metrics: Told of all that is recorded, before and during this session.
 
     Raises:
@@ -111,9 +119,14 @@ class RunFolder:
         *,
         on_existing: OnExisting = OnExisting.REFUSE,
         max_attempts: int = 3,
-        whole_groups: bool = False,
+        whole_groups: bool | Collection[str] = False,
         metrics: RolloutMetrics | None = None,
     ) -> None:
+        def grouped(environment: str) -> bool:
+            if isinstance(whole_groups, bool):
+                return whole_groups
+            return environment in whole_groups
+
         self.path = path
         self.metrics = metrics if metrics is not None else RolloutMetrics()
         path.mkdir(parents=True, exist_ok=True)
@@ -124,7 +137,7 @@ class RunFolder:
                 for name in _OWN:
                     (path / name).unlink(missing_ok=True)
             else:
-                self._cut(whole_groups, manifest.num_repeats)
+                self._cut(grouped, manifest.num_repeats)
             recorded = _read(path, self.metrics)
             repeats = manifest.num_repeats
             if earlier is not None:
@@ -143,7 +156,9 @@ class RunFolder:
             raise
         self._failed = recorded.failed
         self.skip: frozenset[RolloutKey] = frozenset(recorded.scored) | frozenset(
-            key for key in recorded.failed if whole_groups or recorded.attempts[key] >= max_attempts
+            key
+            for key, failed in recorded.failed.items()
+            if grouped(failed.environment) or recorded.attempts[key] >= max_attempts
         )
         """Keys of rollouts that need no run."""
 
@@ -177,9 +192,9 @@ class RunFolder:
         failure = rollout.outcome.failure
         (self._rollouts if failure is None else self._failures).append(json_line(rollout.to_json()))
         if (before := self._failed.pop(key, None)) is not None:
-            self.metrics.make_retried(before)
+            self.metrics.make_retried(*before)
         if failure is not None:
-            self._failed[key] = failure.boundary
+            self._failed[key] = Failed(failure.boundary, rollout.provenance.environment)
         self.metrics.add(rollout)
 
     def append_retried(self, rollout: Rollout) -> None:
@@ -207,19 +222,17 @@ class RunFolder:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _cut(self, whole_groups: bool, num_repeats: int) -> None:
+    def _cut(self, grouped: Callable[[str], bool], num_repeats: int) -> None:
         for name in (ROLLOUTS, FAILURES):
             cut_torn_line(self.path / name)
-        if not whole_groups:
-            return
         groups: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
         for name in (ROLLOUTS, FAILURES):
-            for task_id, index in _keys(self.path / name):
+            for task_id, index in _keys(self.path / name, grouped):
                 groups[task_id, index // num_repeats].add(index)
-        whole = {group for group, indexes in groups.items() if len(indexes) == num_repeats}
-        if len(whole) < len(groups):
+        torn = {group for group, indexes in groups.items() if len(indexes) < num_repeats}
+        if torn:
             for name in (ROLLOUTS, FAILURES):
-                _keep(self.path / name, lambda key: (key[0], key[1] // num_repeats) in whole)
+                _keep(self.path / name, lambda key: (key[0], key[1] // num_repeats) not in torn)
 
 
 def recorded_metrics(path: Path, metrics: RolloutMetrics) -> Metrics:
@@ -271,13 +284,21 @@ def _earlier(path: Path, manifest: Manifest, on_existing: OnExisting) -> Manifes
     return earlier
 
 
-def recorded_threshold(path: Path) -> float:
-    """The reward that counted as a pass when the run's metrics were written; 1 where none were."""
+def recorded_thresholds(path: Path) -> tuple[float, dict[str, float]]:
+    """The reward that counted as a pass when the run's metrics were written; 1 where none were.
+
+    Returns:
+        Of the run, and of each environment where it has several.
+    """
     try:
-        threshold = orjson.loads((path / METRICS).read_bytes())["pass_threshold"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return 1.0
-    return float(threshold) if isinstance(threshold, int | float) else 1.0
+        metrics = orjson.loads((path / METRICS).read_bytes())
+        parts = {
+            str(name): float(each["pass_threshold"])
+            for name, each in metrics.get("environments", {}).items()
+        }
+        return float(metrics["pass_threshold"]), parts
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return 1.0, {}
 
 
 def final_rollouts(path: Path) -> Iterator[Rollout]:
@@ -318,17 +339,19 @@ def _read(path: Path, metrics: RolloutMetrics) -> Recorded:
                 metrics.add_retried(rollout)
                 continue
             if (before := recorded.failed.get(key)) is not None:
-                metrics.make_retried(before)
-            recorded.failed[key] = failure.boundary
+                metrics.make_retried(*before)
+            recorded.failed[key] = Failed(failure.boundary, rollout.provenance.environment)
             recorded.attempts[key] += 1
             metrics.add(rollout)
     return recorded
 
 
-def _keys(path: Path) -> Iterator[RolloutKey]:
+def _keys(path: Path, wanted: Callable[[str], bool]) -> Iterator[RolloutKey]:
+    """Keys of the rollouts of the wanted environments."""
     if path.exists():
         for rollout in read_rollouts(path):
-            yield rollout.task_id, rollout.rollout_index
+            if wanted(rollout.provenance.environment):
+                yield rollout.task_id, rollout.rollout_index
 
 
 def _keep(path: Path, wanted: Callable[[RolloutKey], bool]) -> None:

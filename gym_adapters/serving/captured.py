@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from gym_adapters.errors import ModelError
+from gym_adapters.errors import ModelError, Unsupported
 from gym_adapters.generation.chat import ModelTurn, Usage
 from gym_adapters.generation.protocol import Generation, SamplingParams
 from gym_adapters.generation.token_chat import TokenChatModel
@@ -44,6 +44,7 @@ class _Thread:
 
     ledger: TokenLedger
     history: list[Item]
+    prompt_length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +112,17 @@ class CapturedConversation:
             ContextFull: If there is no room to answer.
             ModelError: If generation fails.
             LedgerError: If the template can't express the conversation.
-            Unsupported: If the template leaves a part of it out.
+            Unsupported: If the template leaves a part of it out, or the model is strict and this
+                call begins a second segment.
         """
         digests = _digests(items, tools)
         prompt = self._prompt(items, tools, digests)
-        settings = self._settings(sampling, len(prompt.ids))
+        if self.model.strict and self._threads and _continued(prompt) is None:
+            raise Unsupported(
+                "This run takes one segment a rollout, and the agent (or the chat template) has "
+                "rewritten its history or branched off, which begins another one."
+            )
+        settings = self._settings(sampling, prompt)
         generation = await self.model.generator.generate(
             prompt.ids, settings, request_id=self.request_id
         )
@@ -150,12 +157,18 @@ class CapturedConversation:
             return _Prompt([*context[: end.context], *delta], [*known, *new], end)
         return _Prompt(self.model.renderer.prompt_ids(items, tools), list(items))
 
-    def _settings(self, sampling: SamplingParams, context: int) -> SamplingParams:
-        limit, budget = self.model.max_context, sampling.max_tokens
-        if limit is not None:
+    def _settings(self, sampling: SamplingParams, prompt: _Prompt) -> SamplingParams:
+        context, budget = len(prompt.ids), sampling.max_tokens
+        bounds = [] if self.model.max_context is None else [self.model.max_context]
+        if self.model.max_completion is not None:
+            begun = _continued(prompt)
+            length = context if begun is None else begun.prompt_length
+            bounds.append(length + self.model.max_completion)
+        if bounds:
+            limit = min(bounds)
             if context >= limit:
                 raise ContextFull(
-                    f"the conversation has {context} tokens, and the context is {limit}"
+                    f"the conversation has {context} tokens, and the limit is {limit}"
                 )
             budget = limit - context if budget is None else min(budget, limit - context)
         stops = dict.fromkeys((*sampling.stop_token_ids, *self.model.renderer.stop_token_ids))
@@ -178,14 +191,13 @@ class CapturedConversation:
 
     def _record(self, prompt: _Prompt, generation: Generation, turn: ModelTurn) -> _Thread:
         """Append to the thread that the call continues, or begin one where it has moved on."""
-        end = prompt.continues
+        end, thread = prompt.continues, _continued(prompt)
         said = turn.items or [assistant_message("")]
-        if end is not None and len(end.thread.ledger.context_ids) == end.context:
-            thread = end.thread
+        if end is not None and thread is not None:
             thread.ledger.append_environment(prompt.ids[end.context :])
             thread.history.extend(prompt.history[end.items :])
         else:
-            thread = _Thread(TokenLedger(), list(prompt.history))
+            thread = _Thread(TokenLedger(), list(prompt.history), len(prompt.ids))
             thread.ledger.open_segment(prompt.ids)
             self._threads.append(thread)
         thread.ledger.append_sampled(generation)
@@ -229,6 +241,14 @@ class CapturedConversation:
             base, group = digests[-2], [*groups[-1], *said]
         self._ends[_digest(base, group)] = end
         self._answers[digests[-1]] = turn
+
+
+def _continued(prompt: _Prompt) -> _Thread | None:
+    """The thread whose newest turn the prompt continues; ``None`` where it begins another one."""
+    end = prompt.continues
+    if end is None or len(end.thread.ledger.context_ids) != end.context:
+        return None
+    return end.thread
 
 
 def _parser_for(model: TokenChatModel, tools: Sequence[FunctionTool]) -> OutputParser:

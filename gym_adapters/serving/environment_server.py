@@ -10,6 +10,7 @@ answers for the row that the session was seeded with alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,13 @@ from typing import Any
 
 from gym_adapters.environment import EnvironmentConfig
 from gym_adapters.episode import Episode, EpisodeLimits, Step
-from gym_adapters.errors import EnvironmentFailure, InvalidConfig, InvalidEnvironment, InvalidRow
+from gym_adapters.errors import (
+    EnvironmentFailure,
+    InvalidConfig,
+    InvalidEnvironment,
+    InvalidRow,
+    Unsupported,
+)
 from gym_adapters.extras import require
 from gym_adapters.items import Item, item_text
 from gym_adapters.registry import EnvironmentEntry
@@ -100,7 +107,8 @@ class EnvironmentServer:
         turns = entry.card.budget.max_turns if entry.card is not None else EpisodeLimits().max_turns
         self.limits = limits if limits is not None else EpisodeLimits(max_turns=turns)
         self.seed, self.prefix = seed, prefix
-        self.cookie = f"{self.environment.__name__}___{entry.name}"
+        # A name may be module:Class, and a cookie's name holds no colon.
+        self.cookie = re.sub(r"[^\w.-]", "_", f"{self.environment.__name__}___{entry.name}")
         self.sessions: SessionStore[EnvironmentSession] = SessionStore(_close, limits=sessions)
         self._stack = AsyncExitStack()
         self._resources: Any = None
@@ -109,6 +117,11 @@ class EnvironmentServer:
         reserved = RESERVED & self.environment.class_tools.keys()
         if reserved:
             raise InvalidEnvironment(_reserved_message(self.entry.name, sorted(reserved)))
+        if self.environment.capabilities().compares:
+            raise Unsupported(
+                f"{self.entry.name} rewards attempts by comparing a group, and a server sees one "
+                "attempt at a time"
+            )
         async with AsyncExitStack() as stack:
             self._resources = await stack.enter_async_context(
                 open_run_resources(self.environment, self.config)
@@ -141,9 +154,19 @@ class EnvironmentServer:
     async def _seed_session(self, request: Request) -> Response:
         if self._seeded(request):
             return await self._tool(request)
+        can = self.environment.capabilities()
+        if can.replies:
+            raise Unsupported(
+                f"{self.entry.name} replies to messages: drive it by /reset and /step, or serve it "
+                "with its agent (gym-adapters serve agent)"
+            )
         row = json_object(await request.body())
-        name, _ = await self._open(request, row, "tools")
-        return self._with_cookie(json_response({}), name)
+        name, session = await self._open(request, row, "tools")
+        told: dict[str, Any] = {}
+        if can.own_prompt or can.own_tools:
+            # What the model is to read and call is not what the row says.
+            told = {"obs": list(session.episode.prompt), "tools": session.episode.tools}
+        return self._with_cookie(json_response(told), name)
 
     async def _tool(self, request: Request) -> Response:
         name = request.path_params.get("tool") or request.url.path.rpartition("/")[2]

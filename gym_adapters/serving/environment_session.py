@@ -45,6 +45,8 @@ class EnvironmentSession:
         Raises:
             RolloutError: If the tool could not be run; the attempt can then have no verdict.
         """
+        if self.episode.outcome is not None:
+            raise HttpError(409, "ended", "the attempt has its verdict: no tool runs any more")
         call = function_call(name, arguments, f"call_{next(self._calls)}")
         if self.episode.environment.parallel_tool_calls:
             return await self._call(call)

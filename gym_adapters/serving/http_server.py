@@ -286,6 +286,21 @@ class _Server(uvicorn.Server):  # type: ignore[misc] # its types are not checked
         yield
 
 
+def _bound(listener: Listener) -> socket.socket:
+    family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
+    # The protocol must be named: asyncio switches delays (Nagle's) off for named TCP alone, and
+    # every answer would wait 40 ms for the client's acknowledgement.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((listener.host, listener.port))
+        bound.listen(2048)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
 @asynccontextmanager
 async def serving(
     app: AsgiApp, listener: Listener | None = None, *, limits: HttpLimits | None = None
@@ -298,8 +313,7 @@ async def serving(
     listener = listener if listener is not None else Listener()
     guarded = Guard(app, token=listener.token, limits=limits)
     try:
-        family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
-        bound = socket.create_server((listener.host, listener.port), family=family, backlog=2048)
+        bound = _bound(listener)
     except OSError as error:
         raise InvalidConfig(f"can't listen on {listener.host}:{listener.port}: {error}") from error
     with bound:
@@ -310,6 +324,7 @@ async def serving(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
         )

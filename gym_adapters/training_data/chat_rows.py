@@ -68,6 +68,8 @@ def chat_of(rollout: Rollout, dialect: Dialect, *, drop_thinking: bool = False) 
     """
     if not rollout.output:
         raise Unsupported("empty output")
+    if not all(isinstance(tool.get("name"), str) for tool in rollout.tools):
+        raise Unsupported("tool that is no function")
     writer = _TRL if dialect in (Dialect.TRL, Dialect.NEMO_CUSTOMIZER) else _OPENAI
     names = {
         item["call_id"]: item["name"] for item in rollout.prompt if item["type"] == "function_call"

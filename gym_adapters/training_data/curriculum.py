@@ -167,6 +167,18 @@ class Curriculum:
         if rollouts:
             self.record(rollouts[0].task_id, [rollout.reward for rollout in rollouts])
 
+    def record_batch(self, task_ids: Sequence[str], rewards: Sequence[float | None]) -> None:
+        """`record`, for a batch of attempts at several tasks: all that name a task are one group.
+
+        Raises:
+            ValueError: If the two differ in length.
+        """
+        groups: dict[str, list[float | None]] = {}
+        for task_id, reward in zip(task_ids, rewards, strict=True):
+            groups.setdefault(task_id, []).append(reward)
+        for task_id, group in groups.items():
+            self.record(task_id, group)
+
     def pass_rate(self, task_id: str) -> float | None:
         """Pass rate of a task as far as it is known; ``None`` before its first scored attempt."""
         known = self._known.get(task_id)
@@ -244,14 +256,16 @@ class Curriculum:
     def _sort(self, task_id: str) -> None:
         """Put a task among those of its kind, after something was learned of it."""
         rate = self.pass_rate(task_id)
-        if rate is None:
-            kind, worth = UNTRIED, 1.0
-        else:
-            low, high = self.rule.band
-            fits = low <= rate <= high and not self._known[task_id].alike
-            kind, worth = IN_BAND if fits else OUTSIDE, 4.0 * rate * (1.0 - rate)
+        worth = 1.0 if rate is None else 4.0 * rate * (1.0 - rate)
         for pool in self._pools.values():
-            pool.move(task_id, kind, worth)
+            pool.move(task_id, self._kind_of(task_id), worth)
+
+    def _kind_of(self, task_id: str) -> str:
+        rate = self.pass_rate(task_id)
+        if rate is None:
+            return UNTRIED
+        low, high = self.rule.band
+        return IN_BAND if low <= rate <= high and not self._known[task_id].alike else OUTSIDE
 
 
 def informative_groups(groups: Iterable[Sequence[Rollout]]) -> Iterator[list[Rollout]]:

@@ -15,9 +15,9 @@ from typing import Any
 
 from gym_adapters.errors import GymAdaptersError, InvalidConfig, Unsupported, UsageError
 from gym_adapters.registry import load_environment
-from gym_adapters.rollouts.run_folder import recorded_threshold
 from gym_adapters.training_data.chat_rows import Dialect
 from gym_adapters.training_data.collation import agent_named
+from gym_adapters.training_data.pass_mark import ROUNDING, PassMark
 from gym_adapters.training_data.preferences import (
     Attempt,
     PairFormat,
@@ -179,12 +179,12 @@ def export_kto(
         UsageError: As for `export_sft`.
         InvalidRow: If a line of the source is no rollout.
     """
-    least = recorded_threshold(export.source) if threshold is None else threshold
+    mark = PassMark.of_source(export.source, threshold)
 
     def rows(source: StoredRollouts, tally: Tally) -> Iterator[Row]:
         for _, rollout in selected(source, export.selection, tally):
-            reward = rollout.reward
-            if reward is None or least - min_margin < reward < least:
+            reward, least = rollout.reward, mark.of(rollout)
+            if reward is None or least - min_margin + 2 * ROUNDING < reward < least:
                 tally.left_out["between desirable and undesirable"] += 1
                 continue
             try:
@@ -195,7 +195,7 @@ def export_kto(
             tally.notes["desirable" if row["label"] else "undesirable"] += 1
             yield row
 
-    options = {"threshold": least, "min_margin": min_margin, "note": _TOOL_RESULTS_TRAINED}
+    options = {"pass_mark": asdict(mark), "min_margin": min_margin, "note": _TOOL_RESULTS_TRAINED}
     return _written(export, "kto", Dialect.TRL.value, rows, options)
 
 
@@ -228,7 +228,7 @@ def export_grpo(
     """
     if dialect is Dialect.OPENAI:
         raise Unsupported("OpenAI takes no environments. Fix: --format trl, or one of NeMo's")
-    least = recorded_threshold(export.source) if threshold is None else threshold
+    mark = PassMark.of_source(export.source, threshold)
 
     def rows(source: StoredRollouts, tally: Tally) -> Iterator[Row]:
         first: dict[str, Place] = {}
@@ -236,7 +236,9 @@ def export_grpo(
         for place, rollout in selected(source, export.selection, tally):
             if rollout.reward is not None:
                 first.setdefault(rollout.task_id, place)
-                profiles.setdefault(rollout.task_id, TaskProfile()).add(rollout.reward, least)
+                profiles.setdefault(rollout.task_id, TaskProfile()).add(
+                    rollout.reward, mark.of(rollout)
+                )
         for task_id, place in first.items():
             known = profiles[task_id]
             if not min_pass_rate <= known.pass_rate <= max_pass_rate:
@@ -249,7 +251,7 @@ def export_grpo(
                     raise InvalidConfig(f"{dialect} needs an agent_ref in every row. Fix: --agent")
                 yield {**row, PROFILE: known.to_json()}
 
-    options = {"threshold": least, "pass_rates": [min_pass_rate, max_pass_rate]}
+    options = {"pass_mark": asdict(mark), "pass_rates": [min_pass_rate, max_pass_rate]}
     return _written(export, "grpo", dialect.value, rows, {**options, "only_mixed": only_mixed})
 
 
@@ -261,6 +263,8 @@ def _written(
     options: Mapping[str, Any],
 ) -> ExportReport:
     source, tally = StoredRollouts(export.source), Tally()
+    if source.holds(export.output):
+        raise InvalidConfig(f"{export.output} holds the rollouts themselves: name another file")
     with WrittenFile(export.output, overwrite=export.overwrite) as file:
         for row in rows(source, tally):
             file.write(row)

@@ -20,6 +20,11 @@ class IdSet:
     def __len__(self) -> int:
         return self._count + self._has_zero
 
+    @property
+    def size_in_bytes(self) -> int:
+        """Of the slots."""
+        return 8 * len(self._slots)
+
     def add(self, task_id: str) -> bool:
         """Add an id; false where it was in already.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gym_adapters.rollout import Rollout
-from gym_adapters.rollouts.run_folder import recorded_threshold
+from gym_adapters.training_data.pass_mark import PassMark
 from gym_adapters.training_data.rows import Row
 from gym_adapters.training_data.stored import StoredRollouts
 
@@ -78,12 +78,15 @@ class TaskProfile:
         }
 
 
-def profile_of(rollouts: Iterable[Rollout], threshold: float = 1.0) -> dict[str, TaskProfile]:
-    """Profiles by task id of all tasks with a scored attempt."""
+def profile_of(rollouts: Iterable[Rollout], mark: PassMark | None = None) -> dict[str, TaskProfile]:
+    """Profiles by task id of all tasks with a scored attempt; a reward of 1 passes by default."""
+    passing = mark if mark is not None else PassMark()
     profiles: dict[str, TaskProfile] = {}
     for rollout in rollouts:
         if rollout.reward is not None:
-            profiles.setdefault(rollout.task_id, TaskProfile()).add(rollout.reward, threshold)
+            profiles.setdefault(rollout.task_id, TaskProfile()).add(
+                rollout.reward, passing.of(rollout)
+            )
     return profiles
 
 
@@ -98,8 +101,8 @@ def profile_of_run(run: Path, threshold: float | None = None) -> dict[str, TaskP
         InvalidRow: If a line is no rollout.
         InvalidConfig: If there is nothing at `run`.
     """
-    least = recorded_threshold(run) if threshold is None else threshold
-    return profile_of((rollout for _, rollout in StoredRollouts(run)), least)
+    mark = PassMark.of_source(run, threshold)
+    return profile_of((rollout for _, rollout in StoredRollouts(run)), mark)
 
 
 def labelled(

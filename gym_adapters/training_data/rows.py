@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, Row | InvalidRow]]:
 
     Raises:
         InvalidConfig: If there is no such file.
-        MissingExtra: For Parquet, without pyarrow.
+        MissingExtra: For Parquet, without datasets.
     """
     if not path.is_file():
         raise InvalidConfig(f"there is no file {path}")
@@ -209,7 +210,8 @@ def _parsed(line: bytes | str, source: str, number: int) -> Row | InvalidRow:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Row | InvalidRow]]:
-    parquet = require("pyarrow.parquet", "trl", "reading Parquet")
+    require("datasets", "trl", "reading Parquet")  # it brings pyarrow
+    parquet = import_module("pyarrow.parquet")
     number = 0
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=PARQUET_BATCH):

@@ -12,6 +12,7 @@ from gym_adapters.reward import OutcomeStatus
 from gym_adapters.rollout import Rollout
 from gym_adapters.rollouts.metrics import tool_errors
 from gym_adapters.training_data.near_duplicates import NearDuplicates, output_text
+from gym_adapters.training_data.pass_mark import PassMark
 from gym_adapters.training_data.stored import Place
 
 __all__ = ["Selection", "Tally", "sampled_tokens", "selected"]
@@ -53,6 +54,7 @@ class Selection:
         near_duplicates: Leave out attempts this similar to one of the same task that was taken
             (`near_duplicates`); ``None`` takes all.
         per_task: Most attempts at one task, the first ones.
+        passes: Take passes only, by this mark.
     """
 
     min_reward: float | None = None
@@ -62,6 +64,7 @@ class Selection:
     tool_errors: bool = True
     near_duplicates: float | None = None
     per_task: int | None = None
+    passes: PassMark | None = None
 
     def __post_init__(self) -> None:
         low, high = self.min_reward, self.max_reward
@@ -85,6 +88,8 @@ class Selection:
             return f"unscored: {failure.boundary.value}" if failure is not None else "unscored"
         if self.min_reward is not None and reward < self.min_reward:
             return "reward below the least"
+        if self.passes is not None and reward < self.passes.of(rollout):
+            return "not a pass"
         if self.max_reward is not None and reward > self.max_reward:
             return "reward above the greatest"
         if not self.truncated and rollout.outcome.status is OutcomeStatus.TRUNCATED:

@@ -60,6 +60,10 @@ class StoredRollouts:
         else:
             raise InvalidConfig(f"{path} is neither the folder of a run nor a file of rollouts")
 
+    def holds(self, path: Path) -> bool:
+        """Whether `path` is one of its own files."""
+        return path.resolve() in {file.resolve() for file in self._files}
+
     def __iter__(self) -> Iterator[tuple[Place, Rollout]]:
         """Places and rollouts, in order.
 

@@ -32,7 +32,8 @@ class WrittenFile:
         overwrite: Whether a file of that name may be replaced.
 
     Raises:
-        UsageError: If there is such a file and `overwrite` is false.
+        UsageError: If there is such a file and `overwrite` is false, or its name is another
+            format's.
     """
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
@@ -43,6 +44,8 @@ class WrittenFile:
         self._card: dict[str, Any] | None = None
         self._hash = hashlib.sha256()
         self._file: IO[bytes] | None = None
+        if path.suffix == ".parquet":
+            raise UsageError(f"{path} would hold JSON lines. Fix: name it .jsonl")
         self._refuse_existing()
 
     def write(self, row: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gym_adapters.errors import InvalidConfig, ModelError, UsageError
-from gym_adapters.generation.step_group import Admission, OneEngine
+from gym_adapters.generation.step_group import Admission, Exchange, OneEngine
 from gym_adapters.generation.step_loop import Finished, StepLoop, Ticket
 
 RANKS = Path(__file__).with_name("step_ranks.py")
@@ -240,6 +240,33 @@ def test_an_interrupted_stepper_fails_what_waits() -> None:
         steps.run(outcome.done)
     thread.join(10)
     assert isinstance(outcome.exception(), ModelError)
+
+
+class FailingPartner:
+    """Two ranks, the second of which fails while the first hands over its first request."""
+
+    rank = 0
+    size = 2
+
+    def exchange(self, mine: Exchange) -> list[Exchange]:
+        return [mine, Exchange(failure="out of memory" if mine.admissions else None)]
+
+
+async def test_a_request_on_its_way_fails_when_another_rank_does() -> None:
+    steps = StepLoop(FakeEngine(), FailingPartner())
+    with stepped(steps) as errors:
+        with pytest.raises(ModelError, match="rank 1: out of memory"):
+            await ask(steps, "one")
+        assert steps.pending == 0
+    assert "out of memory" in str(errors[0])
+
+
+async def test_a_request_that_is_cancelled_when_all_is_over_ends() -> None:
+    steps = StepLoop(FakeEngine(), OneEngine())
+    loop = asyncio.get_running_loop()
+    ticket = Ticket(Admission("late", [1], {}, False), loop, loop.create_future())
+    steps.cancel(ticket)
+    assert await asyncio.wait_for(ticket.done, 10) is None
 
 
 def run_ranks(folder: Path, fails_at: int) -> list[dict[str, Any]]:

@@ -77,6 +77,13 @@ def test_a_constrained_turn_keeps_the_policys_own_logprobs(found: dict[str, Any]
     assert all(gain > 1.0 for gain in result["constrained_by"])
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_schemas_and_grammars_are_followed(found: dict[str, Any], way: str) -> None:
+    move, answer = found["ways"][way]["chosen"]
+    assert json.loads(move) in {"left", "right"}
+    assert answer in {"yes", "no"}
+
+
 def test_turns_carry_the_version_that_was_told(found: dict[str, Any]) -> None:
     versions = {way: found["ways"][way]["versions"] for way in WAYS}
     assert versions == {

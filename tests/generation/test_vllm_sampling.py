@@ -93,6 +93,19 @@ def test_a_finished_output_is_a_turn() -> None:
     assert turn == Generation([0, 1], [-0.5, -1.5], "stop", 3)
 
 
+class Flat(list[dict[int, Logprob]]):
+    """vLLM's flat form: a list of positions that has all numbers in one list as well."""
+
+    def __init__(self, logprobs: list[float], positions: int) -> None:
+        super().__init__([{} for _ in range(positions)])
+        self.logprobs = logprobs
+
+
+def test_the_flat_form_is_read_without_its_positions() -> None:
+    turn = generation_of(Output([Completion([4, 5], Flat([-0.5, -1.5], 2))]), None)
+    assert turn.logprobs == [-0.5, -1.5]
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours"), [("stop", "stop"), ("length", "length"), ("repetition", "length")]
 )

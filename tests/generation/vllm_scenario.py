@@ -40,6 +40,10 @@ PROMPTS = [[65, 66, 67], [70] * 11, [80, 81], [90, 30, 31, 32, 33, 34, 35] * 12]
 GREEDY = SamplingParams(max_tokens=16, temperature=0.0)
 WARM = SamplingParams(max_tokens=24, temperature=0.7, seed=7)
 CONSTRAINED = SamplingParams(max_tokens=20, extras={"regex": "[0-9]{5}"})
+CHOICES: list[dict[str, Any]] = [
+    {"json_schema": {"enum": ["left", "right"]}},
+    {"grammar": 'root ::= "yes" | "no"'},
+]
 CONTEXT = 512
 EPISODES = 200
 
@@ -108,6 +112,12 @@ async def samples(
     greedy = await turns(generator, GREEDY, "greedy")
     warm = await turns(generator, WARM, "warm")
     constrained = await generator.generate([65, 66], CONSTRAINED, request_id="digits")
+    chosen = await asyncio.gather(
+        *(
+            generator.generate([66, 65], SamplingParams(extras=extras), request_id="chosen")
+            for extras in CHOICES
+        )
+    )
     # What the third greedy token says, as a stop string.
     said = tokenizer.decode(greedy[0].token_ids[2:3])
     stopping = SamplingParams(max_tokens=16, temperature=0.0, stop=(said,))
@@ -121,6 +131,7 @@ async def samples(
         ),
         "versions": sorted({str(each.weights_version) for each in greedy}),
         "finish": sorted({str(each.finish_reason) for each in greedy}),
+        "chosen": [tokenizer.decode(each.token_ids, skip_special_tokens=True) for each in chosen],
         "constrained_ids": list(constrained.token_ids),
         "constrained_gap": reference.gap([65, 66], constrained),
         "constrained_by": [
@@ -213,9 +224,7 @@ def synchronous(policy: TinyPolicy) -> dict[str, Any]:
         found.update(asyncio.run(samples(stepper, reference, policy.tokenizer)))
     # The other way to step: in this thread, with the rollouts in another.
     with ThreadPoolExecutor() as threads:
-        work = threads.submit(stepped_here, stepper, policy)
-        stepper.drive(work)
-        found["episodes"] = work.result()
+        found["episodes"] = stepper.drive(lambda: threads.submit(stepped_here, stepper, policy))
     scheduler = llm.llm_engine.engine_core.engine_core.scheduler
     found["left"] = [
         stepper.running,

@@ -39,6 +39,7 @@ MANIFEST = Manifest(
         ({"sampling": {"temperature": 0.5}}, "sampling.temperature was 1.0, and is 0.5 now"),
         ({"sampling": None}, "sampling was {'temperature': 1.0}, and is None now"),
         ({"limits": {"max_turns": 5}}, "limits.max_turns was 4, and is 5 now"),
+        ({"blend": {"mcqa": 2.0}}, "blend was None, and is {'mcqa': 2.0} now"),
     ],
 )
 def test_a_run_made_differently_is_not_resumed_and_told_why(
@@ -50,7 +51,7 @@ def test_a_run_made_differently_is_not_resumed_and_told_why(
 
 
 def test_every_part_of_the_identity_is_tried_above() -> None:
-    assert len(IDENTITY) == 8
+    assert len(IDENTITY) == 9
 
 
 def test_what_does_not_change_rollouts_may_differ() -> None:

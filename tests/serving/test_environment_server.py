@@ -10,12 +10,14 @@ import pytest
 
 from gym_adapters import (
     Environment,
+    EnvironmentEntry,
     InvalidConfig,
     InvalidEnvironment,
     JudgeError,
     Reward,
     Task,
     Transcript,
+    Unsupported,
     tool,
 )
 from gym_adapters.serving.http_server import HttpLimits, Listener
@@ -206,7 +208,7 @@ async def test_a_repeated_request_for_a_verdict_gets_the_same_one(serve: Any) ->
         await peer.post("/seed_session", row(6, 6))
         body = {**row(6, 6), "response": response(said(""))}
         first = await peer.post("/verify", body)
-        await peer.post("/increment_counter", {"count": 1})
+        assert (await peer.post("/increment_counter", {"count": 1}))[0] == 409
         assert await peer.post("/verify", body) == first
 
 
@@ -405,3 +407,39 @@ async def test_the_access_log_holds_no_body_and_no_token(
     assert record.__dict__["http"]["path"] == "/seed_session"
     assert record.__dict__["http"]["status"] == 200
     assert "private" not in str(record.__dict__)
+
+
+async def test_an_environment_that_replies_is_not_seeded(serve: Any) -> None:
+    async with serve(Talk) as peer:
+        start = {"responses_create_params": {"input": "hi"}}
+        status, answer = await peer.post("/seed_session", start)
+        assert status == 422
+        assert "/reset and /step" in answer["error"]["message"]
+
+
+async def test_an_own_prompt_is_told_when_it_is_seeded(serve: Any) -> None:
+    class Own(Counter):
+        async def prompt(self) -> Any:
+            return [{"type": "message", "role": "user", "content": "mine"}]
+
+    async with serve(Own) as peer:
+        _, answer = await peer.post("/seed_session", row())
+        assert answer["obs"][0]["content"] == "mine"
+        assert [each["name"] for each in answer["tools"]] == ["increment_counter", "break_down"]
+
+
+async def test_an_environment_that_compares_is_refused(serve: Any) -> None:
+    class Ranked(Counter):
+        @classmethod
+        async def compare(cls, rollouts: Any) -> list[Reward]:
+            return []
+
+    with pytest.raises(Unsupported, match="comparing"):
+        async with serve(Ranked):
+            pass
+
+
+async def test_a_name_with_a_colon_makes_a_cookie_all_the_same(serve: Any) -> None:
+    async with serve(EnvironmentEntry("my.module:Counter", Counter, None)) as peer:
+        assert (await peer.post("/seed_session", row()))[0] == 200
+        assert (await peer.post("/increment_counter", {"count": 1}))[0] == 200

@@ -11,9 +11,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-openai = pytest.importorskip("openai", reason="needs the openai client")
-pytest.importorskip("transformers", reason="needs transformers")
-
 from gym_adapters import Environment, Episode, Task, Transcript, Unsupported, tool
 from gym_adapters.agents.tool_agent import ToolAgent
 from gym_adapters.errors import ModelError
@@ -27,9 +24,15 @@ from gym_adapters.testing.tiny_tokenizer import tiny_tokenizer
 from gym_adapters.tokens.output_parser import output_parser
 from gym_adapters.tokens.template_renderer import TemplateRenderer
 
+openai = pytest.importorskip("openai", reason="needs the openai client")
+pytest.importorskip("transformers", reason="needs transformers")
+
 END = "<|im_end|>"
 # Spaces and a stray blank: what an agent may lose on the way must not matter.
-ADD = '<think>\nhm\n</think>\n<tool_call>\n{"name": "add",  "arguments": {"a":2, "b": 3}}\n</tool_call>'
+ADD = (
+    "<think>\nhm\n</think>\n<tool_call>\n"
+    '{"name": "add",  "arguments": {"a":2, "b": 3}}\n</tool_call>'
+)
 MULTIPLY = 'so \n<tool_call>\n{"name": "multiply", "arguments": {"a": 5, "b": 4}}\n</tool_call>'
 SCRIPT = (ADD + END, MULTIPLY + END, "20" + END)
 
@@ -390,3 +393,42 @@ async def test_sessions_opened_and_dropped_are_handed_over_as_expired() -> None:
 async def test_a_model_without_tokens_is_refused() -> None:
     with pytest.raises(Unsupported, match="keeps no tokens"):
         Gateway(ScriptedChatModel(["a"]))
+
+
+async def test_the_clients_own_stream_helpers_put_the_turn_together() -> None:
+    async with gateway_for(policy(ADD + END, "fine" + END, MULTIPLY + END)) as (_, client):
+        options = {"model": "m", "input": "2+3?", "tools": TOOLS}
+        async with client.responses.stream(**options) as stream:
+            async for _event in stream:
+                pass
+            answer = await stream.get_final_response()
+        assert [item.type for item in answer.output] == ["reasoning", "function_call"]
+        assert json.loads(answer.output[1].arguments) == {"a": 2, "b": 3}
+        async with client.responses.stream(**options) as stream:
+            texts = [event.delta async for event in stream if event.type.endswith("text.delta")]
+        assert texts == ["fine"]
+        async with client.chat.completions.stream(
+            model="m", messages=[{"role": "user", "content": "5*4?"}], tools=chat_tools()
+        ) as stream:
+            async for _event in stream:
+                pass
+            chosen = (await stream.get_final_completion()).choices[0]
+        assert chosen.finish_reason == "tool_calls"
+        assert chosen.message.content.strip() == "so"
+        assert chosen.message.tool_calls[0].function.name == "multiply"
+
+
+async def test_a_strict_model_refuses_a_second_segment() -> None:
+    async with gateway_for(policy(*SCRIPT, strict=True)) as (gateway, client):
+        with pytest.raises(openai.UnprocessableEntityError, match="one segment"):
+            await talk(client, stream=False, drop_after=1)
+        assert len((await gateway.finish("s1")).segments) == 1
+
+
+async def test_the_completion_budget_counts_over_all_turns_of_a_segment() -> None:
+    model = policy(*SCRIPT, max_completion=150)
+    async with gateway_for(model) as (gateway, client):
+        with pytest.raises((openai.BadRequestError, AssertionError)):
+            await talk(client, stream=False)
+        (segment,) = (await gateway.finish("s1")).segments
+    assert len(segment.completion_ids) <= 150

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from gym_adapters import environment_names, load_environment
 from gym_adapters.items import final_text, input_items
 from gym_adapters.task import read_rows
-from gym_adapters.verifiers.judge import JudgeOpener, ScriptedJudge, judge_opener
+from gym_adapters.verifiers.judge import ScriptedJudge
 
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "nemo_gym"
 
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.skipif(
 Record = dict[str, Any]
 
 OVERRIDES: Mapping[str, Sequence[str]] = {
-    "equivalence_llm_judge": ["judge=recorded"],
-    "math_with_judge": ["judge=recorded"],
+    "equivalence_llm_judge": ["judge=recorded_judge:judge"],
+    "math_with_judge": ["judge=recorded_judge:judge"],
 }
 # Recorded before NeMo Gym fixed its parser; it now gives what is here, too.
 DIFFERENCES = {("mcqa", 2): 1.0}
@@ -43,16 +44,13 @@ def recorded() -> list[Any]:
     ]
 
 
-def recorded_judge(record: Record) -> JudgeOpener:
-    """Opens a judge that says what the judge of `record` said, in order."""
+def recorded_judge(record: Record) -> ModuleType:
+    """A module with a judge that says what the judge of `record` said, in order."""
     evaluations = record["recorded_extras"].get("judge_evaluations") or []
     said = [final_text(input_items(asked["response"]["output"])) for asked in evaluations]
-
-    @asynccontextmanager
-    async def opener(spec: str) -> AsyncIterator[ScriptedJudge]:
-        yield ScriptedJudge(said)
-
-    return opener
+    module = ModuleType("recorded_judge")
+    module.__dict__["judge"] = ScriptedJudge(said)
+    return module
 
 
 def plain(text: Any) -> Any:
@@ -64,7 +62,7 @@ def plain(text: Any) -> Any:
 
 @pytest.mark.parametrize(("name", "record"), recorded())
 async def test_a_recorded_rollout_gets_its_reward_over_http(
-    serve: Any, name: str, record: Record
+    serve: Any, monkeypatch: pytest.MonkeyPatch, name: str, record: Record
 ) -> None:
     entry = load_environment(name)
     config = entry.config(OVERRIDES.get(name, ()))
@@ -74,20 +72,17 @@ async def test_a_recorded_rollout_gets_its_reward_over_http(
         for item in output
         if item["type"] == "function_call_output"
     }
-    token = judge_opener.set(recorded_judge(record))
-    try:
-        async with serve(entry, configs={name: config}) as peer:
-            assert (await peer.post("/seed_session", record["task"]))[0] == 200
-            for item in output:
-                if item["type"] != "function_call" or item["call_id"] not in results:
-                    continue
-                _, answer = await peer.post(f"/{item['name']}", data=item["arguments"].encode())
-                if name not in OTHER_RESULTS:
-                    assert answer == results[item["call_id"]]
-            body = {**record["task"], "response": record["response"]}
-            status, verdict = await peer.post("/verify", body)
-    finally:
-        judge_opener.reset(token)
+    monkeypatch.setitem(sys.modules, "recorded_judge", recorded_judge(record))
+    async with serve(entry, configs={name: config}) as peer:
+        assert (await peer.post("/seed_session", record["task"]))[0] == 200
+        for item in output:
+            if item["type"] != "function_call" or item["call_id"] not in results:
+                continue
+            _, answer = await peer.post(f"/{item['name']}", data=item["arguments"].encode())
+            if name not in OTHER_RESULTS:
+                assert answer == results[item["call_id"]]
+        body = {**record["task"], "response": record["response"]}
+        status, verdict = await peer.post("/verify", body)
     assert status == 200, verdict
     expected = DIFFERENCES.get((name, record["row"]), record["recorded_reward"])
     assert verdict["reward"] == pytest.approx(expected, abs=1e-9)

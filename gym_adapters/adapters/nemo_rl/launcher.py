@@ -20,7 +20,7 @@ from typing import Any
 
 from gym_adapters.adapters.nemo_rl.spinup import spinup_rollout_actor
 from gym_adapters.adapters.nemo_rl.survivors import use_survivors
-from gym_adapters.errors import UsageError
+from gym_adapters.errors import Unsupported, UsageError
 
 __all__ = ["DATASET", "ENVIRONMENT", "PROCESSOR", "STEP_ACTOR", "main", "register"]
 
@@ -38,6 +38,7 @@ def register() -> None:
 
     Raises:
         UsageError: If NeMo RL can't be imported.
+        Unsupported: If it makes advantages in another way than the versions known here.
     """
     try:
         registry: Any = importlib.import_module(
@@ -59,8 +60,25 @@ def register() -> None:
         environments.register_env(ENVIRONMENT, STEP_ACTOR)
     if PROCESSOR not in processors.PROCESSOR_REGISTRY:
         processors.register_processor(PROCESSOR, gym_processor)
-    grpo.spinup_nemo_gym_actor = spinup_rollout_actor
     use_survivors(grpo)
+    grpo.spinup_nemo_gym_actor = spinup_rollout_actor
+    _refuse_data_plane()
+
+
+def _refuse_data_plane() -> None:
+    """NeMo RL's data-plane trainer does not show `survivors` which samples failed."""
+    try:
+        data_plane: Any = importlib.import_module("nemo_rl.algorithms.grpo_sync")
+    except ImportError:  # an older NeMo RL, or one without its packages
+        return
+
+    def grpo_train_sync(*_: Any, **__: Any) -> None:
+        raise Unsupported(
+            "NeMo RL's data-plane trainer would count failed rollouts in their groups' baselines. "
+            "Fix: data_plane.enabled=false"
+        )
+
+    data_plane.grpo_train_sync = grpo_train_sync
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

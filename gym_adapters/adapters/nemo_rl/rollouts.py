@@ -215,7 +215,12 @@ class _Runner:
 
     async def group(self, attempts: Sequence[_Attempt], call: int, seed: int) -> list[Rollout]:
         model = await self._model()
-        rollouts = await asyncio.gather(*[self._one(a, model, call, seed) for a in attempts])
+        try:
+            async with asyncio.TaskGroup() as room:
+                tasks = [room.create_task(self._one(a, model, call, seed)) for a in attempts]
+        except ExceptionGroup as problems:
+            raise problems.exceptions[0] from None
+        rollouts = [task.result() for task in tasks]
         for rollout in rollouts:
             failure = rollout.outcome.failure
             if failure is not None and failure.error in _TEMPLATE_ERRORS:

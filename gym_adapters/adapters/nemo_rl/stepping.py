@@ -1,8 +1,8 @@
 """The native path: NeMo RL generates, and asks an environment what comes next.
 
 NeMo RL shows the environment decoded text and never tells how a turn ended, so no parity is
-claimed; see docs/nemo_rl.md for what that means. An `Episode` lives in the actor from its first turn
-to its last; its id travels in the sample's metadata.
+claimed; see docs/nemo_rl.md for what that means. An `Episode` lives in the actor from its first
+turn to its last; its id travels in the sample's metadata.
 """
 
 from __future__ import annotations

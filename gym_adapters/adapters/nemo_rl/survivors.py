@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+from gym_adapters.errors import Unsupported
+
 __all__ = ["SCORED_ROLE", "TASK_ID", "failed_rows", "group_numbers", "mask_failed", "use_survivors"]
 
 SCORED_ROLE = "environment_scored"
@@ -31,6 +33,11 @@ _ESTIMATORS = (
     "GDPOAdvantageEstimator",
     "ReinforcePlusPlusAdvantageEstimator",
     "RawRewardAdvantageEstimator",
+)
+_PATCHED = (
+    "_apply_mask_sample_filter",
+    "dynamic_sampling",
+    "calculate_baseline_and_std_per_prompt",
 )
 _DONE = "_gym_adapters_survivors"
 
@@ -79,9 +86,16 @@ def use_survivors(grpo: ModuleType | None = None, estimators: ModuleType | None 
 
     Raises:
         ModuleNotFoundError: Without NeMo RL.
+        Unsupported: If this NeMo RL makes advantages in another way.
     """
     trainer: Any = grpo or importlib.import_module("nemo_rl.algorithms.grpo")
     made: Any = estimators or importlib.import_module("nemo_rl.algorithms.advantage_estimator")
+    absent = [name for name in _PATCHED if not hasattr(trainer, name)]
+    if absent:
+        raise Unsupported(
+            f"this NeMo RL has no {', '.join(absent)} in nemo_rl.algorithms.grpo, where failed "
+            "rollouts are left out. See docs/nemo_rl.md, 'Versions'."
+        )
     if not hasattr(trainer, _DONE):
         trainer._apply_mask_sample_filter = _filter(trainer._apply_mask_sample_filter)
         trainer.dynamic_sampling = _sampling(

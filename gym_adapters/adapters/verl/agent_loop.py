@@ -15,7 +15,7 @@ from gym_adapters.adapters.bounded_prompt import BoundedPrompt
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
 from gym_adapters.adapters.environment_run import EnvironmentRun
 from gym_adapters.adapters.trainer_sampling import TrainerSampling
-from gym_adapters.adapters.verl.loop_outputs import sample_fields
+from gym_adapters.adapters.verl.loop_outputs import checked, sample_fields
 from gym_adapters.adapters.verl.plugin import AGENT_NAME
 from gym_adapters.adapters.verl.rollout_group import (
     RolloutGroup,
@@ -47,7 +47,7 @@ except ModuleNotFoundError as error:
         "verl", package=error.name or "verl", needed_for="the verl adapter"
     ) from error
 
-__all__ = ["GymAgentLoop"]
+__all__ = ["GymAgentLoop", "speech_of"]
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,8 @@ class GymAgentLoop(AgentLoopBase):
         def judge(rollouts: Sequence[Rollout]) -> Awaitable[Sequence[Rollout]]:
             return compared(run.environment, rollouts)
 
-        kept = await group.settle(session, rollout, judge)
+        ended = checked(rollout, self._settings.bounds)
+        kept = await group.settle(session, ended, judge)
         return [] if kept is None else self._outputs(kept, generator, identity.components)
 
     def _group(self) -> RolloutGroup:
@@ -125,7 +126,7 @@ class GymAgentLoop(AgentLoopBase):
         session: int,
         request_id: str,
     ) -> Rollout:
-        speech = _speech(self.tokenizer, _as_text(self.apply_chat_template_kwargs))
+        speech = speech_of(self.tokenizer, self.apply_chat_template_kwargs)
         bounds = self._settings.bounds
         room = bounds.prompt + bounds.response
         chat = TokenChatModel(
@@ -169,7 +170,7 @@ class GymAgentLoop(AgentLoopBase):
 
 
 @dataclass(frozen=True, slots=True)
-class _Speech:
+class Speech:
     """What it takes to speak to the policy."""
 
     renderer: TemplateRenderer
@@ -184,10 +185,19 @@ def _environment_run(environment: str, overrides: tuple[str, ...]) -> Environmen
     return EnvironmentRun(entry, config=entry.config(overrides))
 
 
+def speech_of(tokenizer: Any, template_kwargs: Mapping[str, Any] | None) -> Speech:
+    """What it takes to speak to the policy, made once a process.
+
+    Raises:
+        UsageError: If the tokenizer has no chat template.
+    """
+    return _speech(tokenizer, _as_text(template_kwargs))
+
+
 @cache
-def _speech(tokenizer: Any, template_kwargs: str) -> _Speech:
+def _speech(tokenizer: Any, template_kwargs: str) -> Speech:
     variables = orjson.loads(template_kwargs)
-    return _Speech(
+    return Speech(
         TemplateRenderer(tokenizer, template_kwargs=variables),
         output_parser(tokenizer, template_kwargs=variables),
     )

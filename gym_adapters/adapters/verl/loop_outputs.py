@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from gym_adapters.errors import LedgerError
-from gym_adapters.reward import OutcomeStatus
+from gym_adapters.reward import Outcome, OutcomeStatus
 from gym_adapters.rollout import Rollout
 from gym_adapters.segment import Segment
 
-__all__ = ["SampleBounds", "SampleFields", "reward_extra_info", "sample_fields"]
+__all__ = ["SampleBounds", "SampleFields", "checked", "reward_extra_info", "sample_fields"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,19 @@ def sample_fields(
         )
         for segment in rollout.segments
     ]
+
+
+def checked(rollout: Rollout, bounds: SampleBounds) -> Rollout:
+    """`rollout`, unscored where one of its segments breaks a rule.
+
+    To be asked before its group is settled: a sample refused after that would leave a hole in it.
+    """
+    try:
+        for position, segment in enumerate(rollout.segments):
+            check_segment(segment, bounds, is_first=position == 0)
+    except LedgerError as error:
+        return replace(rollout, outcome=Outcome.unscored(error))
+    return rollout
 
 
 def check_segment(segment: Segment, bounds: SampleBounds, *, is_first: bool) -> None:

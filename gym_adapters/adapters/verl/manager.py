@@ -6,7 +6,13 @@ import logging
 from typing import Any
 
 from gym_adapters.adapters.verl import plugin
-from gym_adapters.adapters.verl.rollout_group import GroupPolicy, current_group, rollout_group
+from gym_adapters.adapters.verl.agent_loop import speech_of
+from gym_adapters.adapters.verl.rollout_group import (
+    GroupDropped,
+    GroupPolicy,
+    current_group,
+    rollout_group,
+)
 from gym_adapters.adapters.verl.run_health import RunHealth
 from gym_adapters.adapters.verl.run_settings import RunSettings, tell_biases
 from gym_adapters.errors import MissingExtra
@@ -36,6 +42,8 @@ class GymAgentLoopWorker(_Worker):
         super().__init__(*args, **kwargs)
         self._settings = RunSettings.of(self.config)
         self._health = RunHealth()
+        # Takes seconds for a large vocabulary: before there is an event loop to hold up.
+        speech_of(self.tokenizer, self.config.data.get("apply_chat_template_kwargs"))
 
     async def generate_sequences(self, batch: Any) -> None:
         """Begin the rollouts of `batch`.
@@ -56,17 +64,24 @@ class GymAgentLoopWorker(_Worker):
     ) -> None:
         with rollout_group(self._policy(prompt, trajectory["validate"])) as group:
             await super()._run_prompt(prompt, sampling_params, trajectory, trace)
-        if group.rollouts:
+        if group.is_ours:
             self._health.note(group)
 
     async def _run_agent_loop(self, *args: Any, **kwargs: Any) -> Any:
+        group = current_group()
+        if group is None:
+            raise RuntimeError("a session was begun outside of its group")
+        group.is_ours = kwargs["agent_name"] == plugin.AGENT_NAME
         try:
             return await super()._run_agent_loop(*args, **kwargs)
+        except GroupDropped:
+            raise
+        except Exception as error:
+            group.errors.append(error)
+            raise
         finally:
             # Whatever happened to this session, the others must not wait for it.
-            group = current_group()
-            if group is not None:
-                group.leave(int(kwargs["session_id"]))
+            group.leave(int(kwargs["session_id"]))
 
     def _policy(self, prompt: dict[str, Any], validate: bool) -> GroupPolicy:
         settings = self._settings

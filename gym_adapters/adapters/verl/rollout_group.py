@@ -54,10 +54,14 @@ class RolloutGroup:
     Attributes:
         policy: When it is trained on.
         rollouts: Finished rollouts by session.
+        errors: What sessions raised in place of ending with a rollout.
+        is_ours: Whether our agent loop runs it.
     """
 
     policy: GroupPolicy
     rollouts: dict[int, Rollout] = field(default_factory=dict)
+    errors: list[Exception] = field(default_factory=list)
+    is_ours: bool = False
     _ended: set[int] = field(default_factory=set)
     _complete: asyncio.Event = field(default_factory=asyncio.Event)
     _judged: asyncio.Task[Sequence[Rollout]] | None = None
@@ -103,8 +107,9 @@ class RolloutGroup:
         return sum(map(is_trainable, self._verdicts())) < self.policy.fewest
 
     def failures(self) -> list[str]:
-        """What went wrong, one line a rollout without a reward."""
-        return [why for it in self._verdicts() if (why := untrainable_because(it)) is not None]
+        """What went wrong, one line a rollout that can't be trained on."""
+        reasons = [why for it in self._verdicts() if (why := untrainable_because(it)) is not None]
+        return [*reasons, *(f"{type(error).__name__}: {error}" for error in self.errors)]
 
     def _verdicts(self) -> Sequence[Rollout]:
         judged = self._judged
@@ -119,7 +124,7 @@ class RolloutGroup:
         reasons = [why for it in judged.values() if (why := untrainable_because(it)) is not None]
         lost = self.policy.size - len(judged)
         if lost:
-            reasons.append(f"{lost} ended with an error, logged before this")
+            reasons.append(f"{lost} ended with an error: {self.errors}")
         first = reasons[0] if reasons else "no reason is known"
         return (
             f"{survivors} of {self.policy.size} rollouts of a prompt can be trained on, and "

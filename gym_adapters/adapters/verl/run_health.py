@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from gym_adapters.adapters.verl.rollout_group import RolloutGroup
-from gym_adapters.errors import RolloutError, Unsupported
+from gym_adapters.errors import InvalidRow, RolloutError, Unsupported, UsageError
 
 __all__ = ["MOST_IN_A_ROW", "RunHealth"]
 
@@ -26,12 +26,12 @@ class RunHealth:
     Attributes:
         dropped: Prompts left out since the last that was not.
         why: The newest problem.
-        template_problem: Why the chat template can't be trained on, where that is so.
+        set_up_problem: What is wrong with the run itself, where something is.
     """
 
     dropped: int = 0
     why: str = ""
-    template_problem: str | None = None
+    set_up_problem: str | None = None
 
     def note(self, group: RolloutGroup) -> None:
         """Count a group that has ended, and tell of its failures."""
@@ -47,7 +47,11 @@ class RunHealth:
         for rollout in group.rollouts.values():
             failure = rollout.outcome.failure
             if failure is not None and failure.error in _TEMPLATE_ERRORS:
-                self.template_problem = failure.message
+                self.set_up_problem = failure.message
+        for error in group.errors:
+            # One bad row is one prompt less; anything else would be the same for every row.
+            if isinstance(error, UsageError) and not isinstance(error, InvalidRow):
+                self.set_up_problem = str(error)
         self.dropped = self.dropped + 1 if group.was_dropped else 0
 
     def check(self) -> None:
@@ -55,10 +59,11 @@ class RunHealth:
 
         Raises:
             RolloutError: If too many prompts in a row were left out.
-            Unsupported: If the chat template can't be trained on.
+            Unsupported: If the chat template can't be trained on, an environment is unknown or
+                the like.
         """
-        if self.template_problem is not None:
-            raise Unsupported(self.template_problem)
+        if self.set_up_problem is not None:
+            raise Unsupported(self.set_up_problem)
         if self.dropped >= MOST_IN_A_ROW:
             raise RolloutError(
                 f"{self.dropped} prompts in a row gave too few rollouts with a reward. The newest "

@@ -91,14 +91,6 @@ def _refuse(config: Any, rollout: Any) -> None:
             "ReMax takes its baseline from a greedy rollout, and the adapter would leave that out "
             "when it fails. Fix: use another algorithm.adv_estimator."
         )
-    room, model = rollout.prompt_length + rollout.response_length, rollout.get("max_model_len")
-    if model is not None and model < room:
-        log.warning(
-            "rollout.max_model_len=%s is less than prompt_length + response_length = %s: long "
-            "rollouts are cut there",
-            model,
-            room,
-        )
 
 
 def tell_biases(config: Any) -> None:
@@ -110,6 +102,14 @@ def tell_biases(config: Any) -> None:
             "importance ratios; train with top_p=1 and top_k=-1",
             rollout.get("top_p"),
             rollout.get("top_k"),
+        )
+    room, model = rollout.prompt_length + rollout.response_length, rollout.get("max_model_len")
+    if model is not None and model < room:
+        log.warning(
+            "rollout.max_model_len=%s is less than prompt_length + response_length = %s: long "
+            "rollouts are cut there",
+            model,
+            room,
         )
     mode = config.trainer.v1.trainer_mode
     if mode == "sync" and not config.trainer.v1.sampler.get("sync_refill_failed_groups", False):

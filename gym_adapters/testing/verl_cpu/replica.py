@@ -87,7 +87,7 @@ class HfServer:
         """Nothing sleeps here."""
 
     async def abort_all_requests(self, reject_request: bool = False) -> None:
-        """Nothing runs on while weights change."""
+        """Requests run on, also while weights change: meant for the trainer mode ``sync``."""
 
     async def resume_generation(self) -> None:
         """Nothing was stopped."""

@@ -29,9 +29,14 @@ def generator(tokenizer: Any) -> ScriptedGenerator:
 
 
 async def rollouts(
-    tokenizer: Any, environment: str, tasks: Sequence[Task], *, call: int = 0
+    tokenizer: Any,
+    environment: str,
+    tasks: Sequence[Task],
+    *,
+    names: Sequence[str] | None = None,
+    call: int = 0,
 ) -> list[Rollout]:
-    """One rollout a task, in order, named as the actor's first call names them."""
+    """One rollout a task, in order, by default named as the actor's first call names them."""
     entry = load_environment(environment)
     model = TokenChatModel(
         generator(tokenizer),
@@ -57,7 +62,10 @@ async def rollouts(
         seen[task.task_id] += 1
         made.append(
             await ToolAgent().run(
-                episode, model, sampling=SamplingParams(max_tokens=200), request_id=f"{call}-{row}"
+                episode,
+                model,
+                sampling=SamplingParams(max_tokens=200),
+                request_id=f"{call}-{row}" if names is None else names[row],
             )
         )
     return made

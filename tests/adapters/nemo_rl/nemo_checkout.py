@@ -52,7 +52,9 @@ ABSENT = (
 class Stub(types.ModuleType):
     """Holds whatever is asked of it; nothing of it does anything."""
 
-    __path__: list[str] = []
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

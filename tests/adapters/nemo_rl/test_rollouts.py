@@ -8,9 +8,9 @@ import in_process
 import pytest
 from chat_server import ChatServer
 from conftest import stamped
-from scripted_policy import kind_of
+from scripted_policy import kind_of, spelled
 
-from gym_adapters import Task
+from gym_adapters import Task, load_environment
 from gym_adapters.adapters.nemo_rl.message_logs import message_log
 from gym_adapters.adapters.nemo_rl.rollouts import RolloutActor
 from gym_adapters.adapters.nemo_rl.rows import nemo_rl_rows
@@ -42,9 +42,7 @@ async def test_tokens_masks_logprobs_and_rewards_are_those_of_the_agent_in_proce
         (segment,) = rollout.segments
         assert results[row]["message_log"] == message_log(segment)
         assert results[row]["full_result"]["reward"] == rollout.reward
-        assert (
-            results[row]["full_result"]["stop_reason"] == rollout.outcome.stop_reason.value
-        )
+        assert results[row]["full_result"]["stop_reason"] == rollout.outcome.stop_reason.value
     assert len({rollout.reward for rollout in expected}) > 1
 
 
@@ -71,17 +69,15 @@ async def test_timings_come_with_the_last_result(actor: RolloutActor, sums: list
 async def test_rewards_relative_to_the_group_are_made_over_the_rows_of_a_task(
     actor: RolloutActor, server: ChatServer, tokenizer: Any
 ) -> None:
-    from gym_adapters import load_environment
-
-    server.say = lambda ids, name: list(
-        tokenizer.encode("word " * int(name[-1]) + "<|im_end|>", add_special_tokens=False)
-    )
     environment = load_environment("preference").environment
-    tasks = list(environment.generate_tasks(1, seed=0, difficulty=0.0))
+    tasks = list(environment.generate_tasks(1, seed=0, difficulty=1.0))
+    words = tasks[0].to_row()["required_words"]
+    server.say = lambda ids, name: spelled(
+        tokenizer, " ".join(words[: int(name[-1])]) + " is all.<|im_end|>"
+    )
     results = await streamed(actor, stamped(nemo_rl_rows("preference", tasks), 4))
     rewards = [results[n]["full_result"]["reward"] for n in range(4)]
-    assert len(results) == 4
-    assert len(set(rewards)) > 1
+    assert sorted(rewards) == pytest.approx([0.0, 1 / 3, 2 / 3, 1.0])
 
 
 async def test_a_template_that_the_server_does_not_share_ends_the_run(

@@ -299,3 +299,93 @@ async def test_rows_that_are_not_ours_are_refused(
     queue = await run_prompts(sums[:1], servers(lambda *_: ""))
     assert queue.rows == {}
     assert "export verl-rows" in caplog.text
+
+
+TALKS = """
+from gym_adapters import Environment, Task
+
+
+class Talks(Environment[Task]):
+    name = "talks"
+
+    async def start(self):
+        self.left = 1
+
+    async def reply(self, message):
+        self.left -= 1
+        return "n" if self.left >= 0 else None
+
+    async def verify(self, transcript):
+        return float(transcript.final_text == "b")
+"""
+DROPS_THINKING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
+    "{% if m.role == 'assistant' and loop.last and m.reasoning_content is defined %}"
+    "{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}"
+    "{{ m.content }}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+async def talk(
+    run_prompts: Any, servers: Any, environment_folder: Any, verl_config: Any, **overrides: Any
+) -> Any:
+    def script(number: int, prompt_ids: list[int]) -> str:
+        return "<think>hm</think>a<|im_end|>" if number < 4 else "b<|im_end|>"
+
+    task = Task.from_row({"responses_create_params": {"input": "q"}})
+    return await run_prompts(
+        [task],
+        servers(script),
+        environment=environment_folder(TALKS),
+        overrides={"actor_rollout_ref.model.custom_chat_template": DROPS_THINKING, **overrides},
+    )
+
+
+async def test_a_rollout_of_several_segments_is_several_samples_under_grpo(
+    run_prompts: Any, servers: Any, environment_folder: Any, verl_config: Any
+) -> None:
+    queue = await talk(run_prompts, servers, environment_folder, verl_config)
+    assert queue.status() == "finished"
+    assert queue.sessions() == [f"u0_{session}_{part}" for session in range(4) for part in range(2)]
+    for row in queue.rows.values():
+        assert row["rm_scores"].sum().item() == 1.0
+        assert row["extra_fields"]["reward_extra_info"]["score"] == 1.0
+        assert len(row["responses"]) == len(row["rollout_log_probs"])
+
+
+async def test_under_another_estimator_a_template_that_rewrites_history_ends_the_run(
+    run_prompts: Any, servers: Any, environment_folder: Any, verl_config: Any, caplog: Any
+) -> None:
+    queue = await talk(
+        run_prompts,
+        servers,
+        environment_folder,
+        verl_config,
+        **{"algorithm.adv_estimator": "rloo"},
+    )
+    assert queue.rows == {}
+    assert queue.status() == "failure"
+    assert "one segment a rollout" in caplog.text
+
+
+async def test_an_environment_that_is_unknown_here_ends_the_run_at_the_next_batch(
+    run_prompts: Any, servers: Any, sums: Any, monkeypatch: pytest.MonkeyPatch, verl_config: Any
+) -> None:
+    from omegaconf import OmegaConf
+
+    from gym_adapters import Unsupported
+    from gym_adapters.adapters.verl import rows
+    from gym_adapters.adapters.verl.manager import GymAgentLoopWorker
+
+    from .conftest import batch_of
+
+    monkeypatch.setattr(rows, "_portable_name", lambda name: "nobody_is_called_so")
+    made = rows.verl_rows("arithmetic_tools", sums[:1])
+    config = OmegaConf.create(OmegaConf.to_container(verl_config, resolve=False))
+    worker = GymAgentLoopWorker(config, servers(lambda *_: ""), None, None)
+    await worker.generate_sequences(batch_of(made, False))
+    for task in list(worker.background_tasks):
+        await task
+    with pytest.raises(Unsupported, match="nobody_is_called_so"):
+        await worker.generate_sequences(batch_of(made, False))

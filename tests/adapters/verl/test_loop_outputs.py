@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import orjson
@@ -8,10 +9,11 @@ import pytest
 
 from gym_adapters.adapters.verl.loop_outputs import (
     SampleBounds,
+    checked,
     reward_extra_info,
     sample_fields,
 )
-from gym_adapters.errors import JudgeError, LedgerError
+from gym_adapters.errors import Boundary, JudgeError, LedgerError
 from gym_adapters.reward import Outcome, Reward, StopReason
 from gym_adapters.rollout import Rollout, TokenUsage
 from gym_adapters.segment import Segment
@@ -71,8 +73,18 @@ def test_several_segments_share_reward_and_stamps_but_no_mutable_field() -> None
 def test_what_verl_would_accept_in_silence_is_refused(
     change: dict[str, tuple[float, ...]], told: str
 ) -> None:
+    broken = rollout(replace(GOOD, **change))
     with pytest.raises(LedgerError, match=told):
-        sample_fields(rollout(replace(GOOD, **change)), BOUNDS, versions=[1])
+        sample_fields(broken, BOUNDS, versions=[1])
+    failure = checked(broken, BOUNDS).outcome.failure
+    assert failure is not None
+    assert failure.boundary is Boundary.MODEL
+    assert re.search(told, failure.message)
+
+
+def test_a_rollout_that_keeps_the_rules_is_left_as_it_is() -> None:
+    good = rollout(GOOD)
+    assert checked(good, BOUNDS) is good
 
 
 def test_prompt_and_response_together_are_bounded_in_every_segment() -> None:

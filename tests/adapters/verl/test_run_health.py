@@ -6,7 +6,7 @@ import pytest
 
 from gym_adapters.adapters.verl.rollout_group import GroupDropped, GroupPolicy, RolloutGroup
 from gym_adapters.adapters.verl.run_health import MOST_IN_A_ROW, RunHealth
-from gym_adapters.errors import RolloutError, Unsupported
+from gym_adapters.errors import InvalidRow, RolloutError, UnknownEnvironment, Unsupported
 
 from .test_rollout_group import as_they_are, rollout
 
@@ -43,6 +43,18 @@ async def test_failures_are_told(caplog: pytest.LogCaptureFixture) -> None:
     assert "1 of 3 rollouts of a prompt train nothing; the first: judge: the judge is down" in (
         caplog.text
     )
+
+
+async def test_sessions_that_raise_count_too_and_an_unknown_environment_ends_the_run() -> None:
+    health = RunHealth()
+    group = RolloutGroup(GroupPolicy(2), errors=[InvalidRow("bad"), OSError("no disk")])
+    health.note(group)
+    assert health.dropped == 1
+    assert "InvalidRow: bad" in health.why
+    health.check()
+    health.note(RolloutGroup(GroupPolicy(2), errors=[UnknownEnvironment("nobody is called so")]))
+    with pytest.raises(Unsupported, match="nobody is called so"):
+        health.check()
 
 
 async def test_a_template_that_can_not_be_trained_on_ends_the_run_at_once() -> None:

@@ -1,0 +1,117 @@
+"""Several addresses of one model: balanced, and left alone while they are down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+__all__ = ["Address", "Addresses"]
+
+FAILURES_TO_OPEN = 5
+PATIENCE = 180.0
+# An address that never answered is more likely a wrong one than one that is starting again.
+PATIENCE_AT_FIRST = 30.0
+
+
+@dataclass(slots=True)
+class Address:
+    """One address and its circuit: after failures in a row, one request at a time tries it again.
+
+    Attributes:
+        url: Up to and with ``/v1``.
+        in_flight: Requests under way.
+        failures: Failures in a row, of whatever conversation.
+        down_since: When the first of those came; ``None`` where the last request was answered.
+        ever_answered: Whether it has answered at all.
+    """
+
+    url: str
+    clock: Callable[[], float] = time.monotonic
+    in_flight: int = 0
+    failures: int = 0
+    down_since: float | None = None
+    ever_answered: bool = False
+    _retry_at: float = 0.0
+    _trying: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it may be asked now."""
+        if self.failures < FAILURES_TO_OPEN:
+            return True
+        return not self._trying and self.clock() >= self._retry_at
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it has been down for so long that waiting has no more sense."""
+        patience = PATIENCE if self.ever_answered else PATIENCE_AT_FIRST
+        return (
+            self.failures >= FAILURES_TO_OPEN
+            and self.down_since is not None
+            and self.clock() - self.down_since >= patience
+        )
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Count the request that runs in the block."""
+        tries = self.failures >= FAILURES_TO_OPEN
+        self._trying = self._trying or tries
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if tries:
+                self._trying = False
+
+    def answered(self) -> None:
+        """It is there: whatever it said, short of a server's error."""
+        self.failures, self.down_since, self.ever_answered = 0, None, True
+
+    def failed(self, longest_pause: float) -> None:
+        """It gave no answer, or a server's error; it is tried again after a growing pause."""
+        self.failures += 1
+        if self.down_since is None:
+            self.down_since = self.clock()
+        if self.failures >= FAILURES_TO_OPEN:
+            pause = min(2.0 ** min(self.failures - FAILURES_TO_OPEN, 30), longest_pause)
+            self._retry_at = self.clock() + pause
+
+
+@dataclass(slots=True)
+class Addresses:
+    """Where requests go: a conversation stays at its address while that is up."""
+
+    all: Sequence[Address] = field(default_factory=list)
+    _next: int = 0
+
+    def choose(self, last: Address | None) -> Address | None:
+        """The address to ask: `last`, else the one with the least to do; ``None`` if all are down.
+
+        Args:
+            last: Where the conversation was answered before, and its beginning may be cached.
+        """
+        if last is not None and last.ready:
+            return last
+        ready = [address for address in self.all if address.ready]
+        if not ready:
+            return None
+        # In turns among equals: a first wave of requests must not all go to the first address.
+        self._next += 1
+        order = self._next
+        rank = {id(address): place for place, address in enumerate(self.all)}
+        return min(
+            ready,
+            key=lambda each: (each.in_flight, (rank[id(each)] - order) % len(self.all)),
+        )
+
+    def another(self, last: Address) -> bool:
+        """Whether another address than `last` may be asked at once."""
+        return any(address is not last and address.ready for address in self.all)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether all of them are."""
+        return all(address.given_up for address in self.all)

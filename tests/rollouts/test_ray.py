@@ -1,0 +1,159 @@
+"""Rollouts on a Ray cluster: the same files, and a lost node costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gym_adapters import InvalidConfig, Rollout
+from gym_adapters.registry import load_environment
+from gym_adapters.rollouts import RolloutMetrics, read_rollouts
+from gym_adapters.rollouts.ray import RayOptions
+from gym_adapters.rollouts.run import RunSettings, run
+from gym_adapters.rollouts.task_input import TaskInput
+
+ray: Any = pytest.importorskip("ray", reason="needs the extra ray")
+
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.timeout(400),
+    # Ray's own: what it leaves open when a node dies is not ours to close.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A head without room for workers, and two nodes with room for one each."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20},
+    )
+    try:
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def settings(output: Path, count: int, **options: object) -> RunSettings:
+    entry = load_environment("example_single_tool_call")
+    made = RunSettings(
+        entry=entry,
+        config=entry.config(),
+        model="scripted:gold@0.1",
+        tasks=TaskInput(entry, generate=count),
+        output=output,
+        num_repeats=2,
+        concurrency=16,
+    )
+    return replace(made, **options)  # type: ignore[arg-type]
+
+
+def keys(output: Path) -> Counter[tuple[str, int]]:
+    return Counter(
+        (rollout.task_id, rollout.rollout_index)
+        for rollout in read_rollouts(output / "rollouts.jsonl")
+    )
+
+
+class KillsANode:
+    """Removes a node once some rollouts are there."""
+
+    def __init__(self, cluster: Any, node: Any) -> None:
+        self._cluster, self._node, self.seen = cluster, node, 0
+        self.killing: asyncio.Future[Any] | None = None
+
+    def began(self, recorded: RolloutMetrics, skipped: int) -> None:
+        pass
+
+    def finished(self, rollout: Rollout) -> None:
+        self.seen += 1
+        if self.seen == 20:
+            self.killing = asyncio.ensure_future(
+                asyncio.to_thread(self._cluster.remove_node, self._node, allow_graceful=False)
+            )
+
+
+async def test_a_node_that_dies_costs_no_rollout_and_repeats_none(
+    cluster: Any, tmp_path: Path
+) -> None:
+    nodes = [cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
+    cluster.wait_for_nodes()
+    output = tmp_path / "run"
+    watcher = KillsANode(cluster, nodes[1])
+    options = RayOptions(workers=2, address=cluster.address)
+    metrics = await run(settings(output, 100, ray=options), watcher)
+    assert watcher.killing is not None
+    await watcher.killing
+    assert metrics.rollouts == metrics.scored == 200
+    assert metrics.reward_mean == 1.0
+    assert sorted(keys(output).values()) == [1] * 200
+    local = await run(settings(tmp_path / "local", 100, model="scripted:gold"))
+    assert keys(tmp_path / "local") == keys(output)
+    assert (local.reward_mean, local.turns) == (metrics.reward_mean, metrics.turns)
+    names = sorted(path.name for path in output.iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "local").iterdir())
+    written = orjson.loads((output / "metrics.json").read_bytes())
+    assert written == orjson.loads(orjson.dumps(metrics.to_json()))
+
+
+NO_GOLD = '''
+from gym_adapters import Environment, Task
+
+
+class NoGold(Environment[Task]):
+    """Knows no best attempt."""
+
+    async def verify(self, transcript):
+        return 1.0
+
+    @classmethod
+    def generate_tasks(cls, count, *, seed=0, difficulty=0.5):
+        for number in range(count):
+            yield Task.from_row({"responses_create_params": {"input": str(number)}})
+'''
+
+
+async def test_what_workers_refuse_ends_the_run_and_folders_reach_them(
+    cluster: Any, tmp_path: Path
+) -> None:
+    cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    cluster.wait_for_nodes()
+    folder = tmp_path / "no_gold"
+    folder.mkdir()
+    (folder / "environment.py").write_text(NO_GOLD)
+    entry = load_environment(str(folder))
+    made = settings(
+        tmp_path / "run",
+        1,
+        entry=entry,
+        config=entry.config(),
+        tasks=TaskInput(entry, generate=50),
+        ray=RayOptions(workers=1, address=cluster.address),
+        concurrency=4,
+        retries=0,
+    )
+    with pytest.raises(InvalidConfig, match="NoGold has no gold transcripts"):
+        await run(made)
+    assert keys(tmp_path / "run") == {}
+    silent = replace(made, model="scripted:empty", output=tmp_path / "silent")
+    metrics = await run(silent)
+    assert (metrics.rollouts, metrics.reward_mean) == (100, 1.0)
+
+
+def test_a_run_needs_a_worker() -> None:
+    with pytest.raises(InvalidConfig, match="at least 1 worker"):
+        RayOptions(workers=0)
