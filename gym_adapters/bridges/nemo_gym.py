@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 import orjson
@@ -34,7 +34,7 @@ from gym_adapters.errors import (
     VerifierError,
 )
 from gym_adapters.extras import require
-from gym_adapters.items import Item, check_items, input_items, item_text
+from gym_adapters.items import FunctionTool, Item, check_items, input_items, item_text
 from gym_adapters.reward import Reward, StopReason
 from gym_adapters.task import Task
 from gym_adapters.tools import Tool
@@ -98,8 +98,8 @@ class _Answer:
 class NemoGymResources(Environment[Task]):
     """An environment behind a NeMo Gym resources server.
 
-    Prompt and tools are the row's, unless the server gives others when it is seeded. What the server answers to a call is what the model
-    reads, its 4xx answers too; a 5xx ends the rollout as unscored.
+    Prompt and tools are the row's, unless the server gives others when it is seeded. What it answers
+    to a call is what the model reads, its 4xx answers too; a 5xx ends the rollout as unscored.
     """
 
     Config = NemoGymConfig
@@ -155,8 +155,8 @@ class NemoGymResources(Environment[Task]):
         tools = []
         told = self._seeded.get("tools")
         for declared in told if isinstance(told, list) else self.task.tools or ():
-            if not isinstance(declared, dict) or not isinstance(declared.get("name"), str):
-                raise InvalidRow("the server declares a tool without a name.", field="tools")
+            if not _is_declaration(declared):
+                raise InvalidRow("the server's tools lack a name or parameters.", field="tools")
             if declared["name"] in ENDPOINTS or "/" in declared["name"]:
                 raise InvalidRow(
                     f"no tool can be called {declared['name']!r} there.",
@@ -164,7 +164,7 @@ class NemoGymResources(Environment[Task]):
                     fix="give it another name.",
                 )
             call = partial(self._call, declared["name"])
-            tools.append(Tool.from_declaration(declared, call))
+            tools.append(Tool.from_declaration(cast("FunctionTool", declared), call))
         return tools
 
     async def verify(self, transcript: Transcript) -> Reward:
@@ -232,6 +232,14 @@ class NemoGymResources(Environment[Task]):
             named = None
         error = _NAMED.get(named, kind) if isinstance(named, str) else kind
         raise error(f"{self.config.url}/{path} answered {answer.status}: {answer.text[:SHOWN]}")
+
+
+def _is_declaration(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("name"), str)
+        and isinstance(value.get("parameters"), Mapping)
+    )
 
 
 def _object(body: bytes) -> dict[str, Any]:

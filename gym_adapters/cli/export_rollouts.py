@@ -57,6 +57,15 @@ NearDuplicates = Annotated[
         "similarity of three-word runs, by MinHash.",
     ),
 ]
+TaskShare = Annotated[
+    tuple[float, float],
+    typer.Option(
+        metavar="FROM TO",
+        rich_help_panel=SELECTION,
+        help="Tasks of this share only, by a hash of their ids: 0 0.9 for training, 0.9 1 for "
+        "validation.",
+    ),
+]
 MinMargin = Annotated[
     float, typer.Option(min=0.0, rich_help_panel=PAIRS, help="Least difference of rewards.")
 ]
@@ -91,6 +100,7 @@ def sft_command(
     keep_truncated: KeepTruncated = False,
     no_tool_errors: NoToolErrors = False,
     near_duplicates: NearDuplicates = None,
+    task_share: TaskShare = (0.0, 1.0),
     drop_thinking: DropThinking = False,
     licence: Licence = None,
     overwrite: Overwrite = False,
@@ -119,6 +129,7 @@ def sft_command(
         tool_errors=not no_tool_errors,
         near_duplicates=near_duplicates,
         per_task=per_task,
+        task_share=task_share,
         passes=PassMark.of_source(run) if min_reward is None else None,
     )
     export = Export(run, output, selection, overwrite, licence, drop_thinking)
@@ -157,6 +168,7 @@ def dpo_command(
     keep_truncated: KeepTruncated = False,
     no_tool_errors: NoToolErrors = False,
     near_duplicates: NearDuplicates = None,
+    task_share: TaskShare = (0.0, 1.0),
     drop_thinking: DropThinking = False,
     licence: Licence = None,
     overwrite: Overwrite = False,
@@ -176,6 +188,7 @@ def dpo_command(
         (min_reward, max_reward, max_tokens),
         (keep_truncated, no_tool_errors),
         near_duplicates,
+        task_share,
         (drop_thinking, licence, overwrite),
     )
     _pairs(export, form, "dpo", None if all_pairs else pairs_per_task, min_margin, length_ratio)
@@ -202,6 +215,7 @@ def reward_model_command(
     ] = None,
     keep_truncated: KeepTruncated = False,
     near_duplicates: NearDuplicates = None,
+    task_share: TaskShare = (0.0, 1.0),
     drop_thinking: DropThinking = False,
     licence: Licence = None,
     overwrite: Overwrite = False,
@@ -218,6 +232,7 @@ def reward_model_command(
         (None, None, None),
         (keep_truncated, False),
         near_duplicates,
+        task_share,
         (drop_thinking, licence, overwrite),
     )
     per_task = None if all_pairs else pairs_per_task
@@ -237,6 +252,7 @@ def kto_command(
     keep_truncated: KeepTruncated = False,
     no_tool_errors: NoToolErrors = False,
     near_duplicates: NearDuplicates = None,
+    task_share: TaskShare = (0.0, 1.0),
     drop_thinking: DropThinking = False,
     licence: Licence = None,
     overwrite: Overwrite = False,
@@ -256,6 +272,7 @@ def kto_command(
         (None, None, max_tokens),
         (keep_truncated, no_tool_errors),
         near_duplicates,
+        task_share,
         (drop_thinking, licence, overwrite),
     )
     _tell(export, export_kto(export, threshold=threshold, min_margin=min_margin))
@@ -277,6 +294,7 @@ def grpo_command(
     threshold: Annotated[
         float | None, typer.Option(help="Reward that counts as a pass. Default: that of the run.")
     ] = None,
+    task_share: TaskShare = (0.0, 1.0),
     licence: Licence = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -290,7 +308,13 @@ def grpo_command(
     from gym_adapters.training_data.export import export_grpo
 
     export = _export(
-        run, output, (None, None, None), (True, False), None, (False, licence, overwrite)
+        run,
+        output,
+        (None, None, None),
+        (True, False),
+        None,
+        task_share,
+        (False, licence, overwrite),
     )
     report = export_grpo(
         export,
@@ -319,6 +343,7 @@ def _export(
     bounds: tuple[float | None, float | None, int | None],
     flags: tuple[bool, bool],
     near_duplicates: float | None,
+    task_share: tuple[float, float],
     writing: tuple[bool, str | None, bool],
 ) -> Export:
     from gym_adapters.training_data.export import Export
@@ -328,7 +353,13 @@ def _export(
     truncated, no_tool_errors = flags
     drop_thinking, licence, overwrite = writing
     selection = Selection(
-        min_reward, max_reward, max_tokens, truncated, not no_tool_errors, near_duplicates
+        min_reward,
+        max_reward,
+        max_tokens,
+        truncated,
+        not no_tool_errors,
+        near_duplicates,
+        task_share=task_share,
     )
     return Export(run, output, selection, overwrite, licence, drop_thinking)
 

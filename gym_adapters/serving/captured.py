@@ -168,7 +168,7 @@ class CapturedConversation:
             limit = min(bounds)
             if context >= limit:
                 raise ContextFull(
-                    f"the conversation has {context} tokens, and the limit is {limit}"
+                    f"the conversation fills the context: it has {context} tokens of {limit}"
                 )
             budget = limit - context if budget is None else min(budget, limit - context)
         stops = dict.fromkeys((*sampling.stop_token_ids, *self.model.renderer.stop_token_ids))

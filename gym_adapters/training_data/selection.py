@@ -13,6 +13,7 @@ from gym_adapters.rollout import Rollout
 from gym_adapters.rollouts.metrics import tool_errors
 from gym_adapters.training_data.near_duplicates import NearDuplicates, output_text
 from gym_adapters.training_data.pass_mark import PassMark
+from gym_adapters.training_data.splits import task_place
 from gym_adapters.training_data.stored import Place
 
 __all__ = ["Selection", "Tally", "sampled_tokens", "selected"]
@@ -55,6 +56,8 @@ class Selection:
             (`near_duplicates`); ``None`` takes all.
         per_task: Most attempts at one task, the first ones.
         passes: Take passes only, by this mark.
+        task_share: Take tasks whose place (`task_place`) is at least the first number and below the
+            second; two exports with shares that don't overlap have no task in common.
     """
 
     min_reward: float | None = None
@@ -65,11 +68,14 @@ class Selection:
     near_duplicates: float | None = None
     per_task: int | None = None
     passes: PassMark | None = None
+    task_share: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         low, high = self.min_reward, self.max_reward
         if low is not None and high is not None and low > high:
             raise InvalidConfig(f"no reward is at least {low} and at most {high}")
+        if not 0.0 <= self.task_share[0] < self.task_share[1] <= 1.0:
+            raise InvalidConfig(f"a share of tasks lies within 0 and 1, not {self.task_share}")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InvalidConfig(f"the most tokens must be at least 1, not {self.max_tokens}")
         if self.per_task is not None and self.per_task < 1:
@@ -86,6 +92,8 @@ class Selection:
         failure, reward = rollout.outcome.failure, rollout.reward
         if failure is not None or reward is None:
             return f"unscored: {failure.boundary.value}" if failure is not None else "unscored"
+        if not self.task_share[0] <= task_place(rollout.task_id) < self.task_share[1]:
+            return "task outside of the share"
         if self.min_reward is not None and reward < self.min_reward:
             return "reward below the least"
         if self.passes is not None and reward < self.passes.of(rollout):

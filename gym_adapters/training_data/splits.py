@@ -14,7 +14,7 @@ from typing import Any
 from gym_adapters.errors import InvalidConfig
 from gym_adapters.training_data.rows import Row
 
-__all__ = ["Split", "field_value", "parsed_parts"]
+__all__ = ["Split", "field_value", "parsed_parts", "task_place"]
 
 
 def parsed_parts(text: str) -> dict[str, float]:
@@ -102,6 +102,12 @@ class Split:
             if place <= bound:
                 return name
         raise InvalidConfig(f"the rows changed while they were split: {stratum!r} is new")
+
+
+def task_place(task_id: str, seed: int = 0) -> float:
+    """Where a task stands between 0 and 1, the same on every machine."""
+    # The 53 bits that a float holds, so that it stays below 1.
+    return (_hash(seed, task_id) >> 11) / 2**53
 
 
 def _hash(seed: int, task_id: str) -> int:

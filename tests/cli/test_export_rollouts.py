@@ -98,6 +98,18 @@ def test_every_target_writes_its_rows_and_a_card(
     assert card["counts"]["rollouts_read"] == 6
 
 
+def test_shares_of_tasks_part_a_run_without_a_task_on_both_sides(run: Path, tmp_path: Path) -> None:
+    prompts = []
+    for name, share in (("training", (0, 0.7)), ("validation", (0.7, 1))):
+        out = tmp_path / f"{name}.jsonl"
+        cli("export", "kto", run, "-o", out, "--task-share", *share)
+        prompts.append({row["prompt"][0]["content"] for row in read(out)})
+    assert sorted(map(len, prompts)) == [1, 1]
+    assert prompts[0] | prompts[1] == {"0a", "0b"}
+    with pytest.raises(InvalidConfig, match="within 0 and 1"):
+        cli("export", "kto", run, "-o", tmp_path / "x", "--task-share", 0.5, 2)
+
+
 def test_formats_are_named_when_one_is_wrong(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="trl, nemo-customizer, openai"):
         cli("export", "sft", run, "-o", tmp_path / "x", "--format", "parquet")

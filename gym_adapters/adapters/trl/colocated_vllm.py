@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gym_adapters.adapters.trl.stepped_vllm import SteppedVllm
 from gym_adapters.errors import Unsupported
+from gym_adapters.generation.engine_stepper import EngineStepper
 
 __all__ = ["awake", "colocated_generator"]
 
 
-def colocated_generator(trainer: Any) -> SteppedVllm:
-    """A generator over the trainer's own engine.
+def colocated_generator(trainer: Any) -> EngineStepper:
+    """A generator over the trainer's own engine; it samples inside its ``session()``.
 
     Raises:
         Unsupported: If several processes share the engine.
@@ -26,7 +26,7 @@ def colocated_generator(trainer: Any) -> SteppedVllm:
             'vllm_mode="server".'
         )
     state = trainer.state
-    return SteppedVllm(owner.llm, lambda: int(state.global_step))
+    return EngineStepper(owner.llm, weights_version=lambda: int(state.global_step))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from gym_adapters.adapters.trainer_sampling import TrainerSampling
 from gym_adapters.errors import Unsupported
@@ -22,6 +22,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+GeneratorT = TypeVar("GeneratorT", bound=TokenGenerator)
 GeneratorSource = Callable[[Any], AbstractContextManager[TokenGenerator]]
 """Given the trainer, a context in which its newest weights generate."""
 
@@ -53,8 +54,9 @@ class TrainerGeneration:
         elif trainer.vllm_mode == "colocate":
             from gym_adapters.adapters.trl.colocated_vllm import awake, colocated_generator
 
-            with awake(trainer.vllm_generation):
-                yield self._once(trainer, colocated_generator)
+            stepper = self._once(trainer, colocated_generator)
+            with awake(trainer.vllm_generation), stepper.session():
+                yield stepper
         else:
             from gym_adapters.adapters.trl.vllm_server import server_generator
 
@@ -100,10 +102,10 @@ class TrainerGeneration:
                 self._made = None
             yield self._once(trainer, make)
 
-    def _once(self, trainer: Any, make: Callable[[Any], TokenGenerator]) -> TokenGenerator:
+    def _once(self, trainer: Any, make: Callable[[Any], GeneratorT]) -> GeneratorT:
         if self._made is None or self._made[0]() is not trainer:
             self._made = (weakref.ref(trainer), make(trainer))
-        generator: TokenGenerator = self._made[1]
+        generator: GeneratorT = self._made[1]
         return generator
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,3 @@ def nemo_rl() -> Any:
     if reason is not None:
         pytest.skip(reason)
     return nemo_checkout
-
-
-def stamped(rows: Sequence[dict[str, Any]], generations: int = 1) -> list[dict[str, Any]]:
-    """Rows as NeMo RL gives them to the actor."""
-    out: list[dict[str, Any]] = []
-    for row in rows:
-        for _ in range(generations):
-            params = {
-                **row["responses_create_params"],
-                "temperature": 1.0,
-                "top_p": 1.0,
-                "max_output_tokens": 200,
-            }
-            out.append({**row, "responses_create_params": params, "_rowidx": len(out)})
-    return out

@@ -7,7 +7,7 @@ from typing import Any
 import in_process
 import pytest
 from chat_server import ChatServer
-from conftest import stamped
+from in_process import stamped
 from scripted_policy import kind_of, spelled
 
 from gym_adapters import Task, load_environment
