@@ -98,8 +98,9 @@ class _Answer:
 class NemoGymResources(Environment[Task]):
     """An environment behind a NeMo Gym resources server.
 
-    Prompt and tools are the row's, unless the server gives others when it is seeded. What it answers
-    to a call is what the model reads, its 4xx answers too; a 5xx ends the rollout as unscored.
+    Prompt and tools are the row's, unless the server gives others when it is seeded. What it
+    answers to a call is what the model reads, its 4xx answers too; a 5xx ends the rollout as
+    unscored.
     """
 
     Config = NemoGymConfig

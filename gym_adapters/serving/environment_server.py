@@ -14,7 +14,6 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from math import isclose
 from typing import Any
 
 from gym_adapters.environment import EnvironmentConfig
@@ -27,11 +26,12 @@ from gym_adapters.errors import (
     Unsupported,
 )
 from gym_adapters.extras import require
-from gym_adapters.items import Item, item_text
+from gym_adapters.items import item_text
 from gym_adapters.registry import EnvironmentEntry
-from gym_adapters.reward import Outcome, Reward
+from gym_adapters.reward import Reward
 from gym_adapters.rollouts.model_judge import open_run_resources
 from gym_adapters.serving.aggregate import aggregate_metrics
+from gym_adapters.serving.environment_answers import step_body, tool_response, verify_body
 from gym_adapters.serving.environment_session import (
     EnvironmentSession,
     finish_reason_of,
@@ -179,11 +179,11 @@ class EnvironmentServer:
         if name in RESERVED or all(tool["name"] != name for tool in session.episode.tools):
             known = ", ".join(tool["name"] for tool in session.episode.tools) or "none"
             text = error_result("unknown_tool", f"no tool {name[:100]!r}; there are: {known}")
-            return _tool_response(text, status=404)
+            return tool_response(text, status=404)
         arguments = (await request.body()).decode("utf-8", "replace")
         async with self.sessions.using(session_name):
             # Once begun, a tool runs to its end: its effect must not depend on who still listens.
-            return _tool_response(await session.call_tool(name, arguments))
+            return tool_response(await session.call_tool(name, arguments))
 
     async def _verify(self, request: Request) -> Response:
         body = json_object(await request.body())
@@ -194,7 +194,7 @@ class EnvironmentServer:
         asked = self._verified(body)
         if session_name is None:
             reward = await until_disconnected(request, self._verdict_by_replay(asked))
-            return json_response(_verify_body(body, reward))
+            return json_response(verify_body(body, reward))
         if session is None:
             raise HttpError(
                 410, "unknown_session", "the session was closed, or has expired: seed a new one"
@@ -204,7 +204,7 @@ class EnvironmentServer:
         async with self.sessions.using(session_name):
             reward = await session.verify(asked.response)
             self.sessions.finish(session_name)
-        return json_response(_verify_body(body, reward))
+        return json_response(verify_body(body, reward))
 
     async def _aggregate(self, request: Request) -> Response:
         if self._seeded(request):
@@ -248,7 +248,7 @@ class EnvironmentServer:
             step = await session.episode.advance(items, finish_reason=reason)
             if step.done:
                 self.sessions.finish(name)
-            return json_response(_step_body(step))
+            return json_response(step_body(step))
 
     async def _close_session(self, request: Request) -> Response:
         # A model can make an agent post here, but knows neither body nor header that names it.
@@ -362,47 +362,6 @@ def _reserved_message(name: str, tools: Sequence[str]) -> str:
         f"{name} can't be served: its tools {', '.join(tools)} have the names of endpoints. "
         "Give them other names: @tool(name=...)"
     )
-
-
-def _tool_response(text: str, *, status: int = 200) -> Response:
-    kind = "application/json" if text[:1] in ("{", "[") else "text/plain"
-    return Response(text.encode("utf-8", "replace"), status_code=status, media_type=kind)
-
-
-def _verify_body(body: Mapping[str, Any], reward: Reward) -> dict[str, Any]:
-    """The request again, with the verdict; what it held under the same keys is replaced."""
-    extras: dict[str, Any] = {"components": dict(reward.components), "info": dict(reward.info)}
-    answer = {**body, "reward": reward.value, "gym_adapters": extras}
-    answer.pop("reward_components", None)
-    # Trainers take the components for a split of the reward, and check the sum.
-    if reward.components and isclose(
-        sum(reward.components.values()), reward.value, rel_tol=1e-6, abs_tol=1e-6
-    ):
-        answer["reward_components"] = dict(reward.components)
-    return answer
-
-
-def _step_body(step: Step) -> dict[str, Any]:
-    reward = verdict_of(step.outcome) if step.outcome is not None else None
-    messages = [item for item in step.items if item["type"] == "message"]
-    results: list[Item] = [item for item in step.items if item["type"] == "function_call_output"]
-    cut = step.outcome is not None and _was_cut(step.outcome)
-    info: dict[str, Any] = {"tool_outputs": results, "items": list(step.items)}
-    if step.outcome is not None and reward is not None:
-        info |= {"stop_reason": step.outcome.stop_reason.value, "reward_info": dict(reward.info)}
-        info["components"] = dict(reward.components)
-    return {
-        "observation": "\n".join(map(item_text, messages)) if messages else None,
-        # As in gymnasium, all of the reward comes with the last step.
-        "reward": 0.0 if reward is None else reward.value,
-        "terminated": step.done and not cut,
-        "truncated": cut,
-        "info": info,
-    }
-
-
-def _was_cut(outcome: Outcome) -> bool:
-    return outcome.status.value == "truncated"
 
 
 @asynccontextmanager

@@ -10,20 +10,16 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from gym_adapters.agents.remote_agent import ToolCaller
-from gym_adapters.errors import Boundary, Unsupported, boundary
+from gym_adapters.errors import Unsupported
 from gym_adapters.extras import require
-from gym_adapters.generation.chat import ChatModel, ModelTurn
+from gym_adapters.generation.chat import ChatModel
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.generation.token_chat import TokenChatModel
-from gym_adapters.items import Item
-from gym_adapters.reward import StopReason
-from gym_adapters.rollout import TokenUsage
-from gym_adapters.segment import Segment
-from gym_adapters.serving.captured import CapturedConversation, ContextFull
+from gym_adapters.serving.captured import CapturedConversation
+from gym_adapters.serving.gateway_session import CapturedSession, GatewaySession
 from gym_adapters.serving.http_errors import HttpError, json_object, json_response
 from gym_adapters.serving.http_server import (
     HttpLimits,
@@ -53,148 +49,6 @@ __all__ = ["CapturedSession", "Gateway", "GatewaySession", "running_gateway", "t
 
 log = logging.getLogger(__name__)
 LONGEST_NAME = 200
-
-
-@dataclass(frozen=True, slots=True)
-class CapturedSession:
-    """What a session amounts to.
-
-    Attributes:
-        name: The session.
-        model: The policy's name.
-        output: What was said after the first prompt.
-        segments: Exact tokens, one training sample each.
-        usage: Tokens read and sampled, and model calls.
-        expired: Whether nobody ended it.
-    """
-
-    name: str
-    model: str
-    output: tuple[Item, ...]
-    segments: tuple[Segment, ...]
-    usage: TokenUsage
-    expired: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """As one JSON-serialisable object."""
-        return {
-            "session": self.name,
-            "model": self.model,
-            "output": list(self.output),
-            "segments": [segment.to_json() for segment in self.segments],
-            "usage": {
-                "input_tokens": self.usage.input_tokens,
-                "output_tokens": self.usage.output_tokens,
-                "turns": self.usage.turns,
-            },
-            "expired": self.expired,
-        }
-
-
-@dataclass(slots=True)
-class GatewaySession:
-    """One agent's session.
-
-    Attributes:
-        name: Its name.
-        conversation: Its tokens.
-        address: Of the gateway.
-        api_key: The gateway's token, for the agent.
-        fixed: Sampling that wins over what the agent asks for; ``None`` takes the agent's.
-        max_turns: Most model calls; ``None`` for any number.
-        call_tool: Runs the environment's tools, where there are any.
-    """
-
-    name: str
-    conversation: CapturedConversation
-    address: str = ""
-    api_key: str = "none"
-    fixed: SamplingParams | None = None
-    max_turns: int | None = None
-    call_tool: ToolCaller | None = None
-    failure: Exception | None = None
-    _stopped: StopReason | None = None
-    _begun: int = 0
-
-    @property
-    def base_url(self) -> str:
-        """OpenAI-compatible address of this session."""
-        return f"{self.address}/sessions/{self.name}/v1"
-
-    @property
-    def tools_url(self) -> str:
-        """Address below which the tools are."""
-        return f"{self.address}/sessions/{self.name}/tools"
-
-    @property
-    def output(self) -> list[Item]:
-        """What was said after the first prompt, in the order it happened."""
-        return self.conversation.output
-
-    @property
-    def segments(self) -> list[Segment]:
-        """Exact tokens."""
-        return self.conversation.segments
-
-    @property
-    def usage(self) -> TokenUsage:
-        """Tokens read and sampled, and model calls."""
-        said = self.conversation
-        return TokenUsage(said.input_tokens, said.output_tokens, said.turns)
-
-    @property
-    def stopped(self) -> StopReason | None:
-        """Why the model takes no further turn; ``length`` where the last one was cut."""
-        if self._stopped is None and self.conversation.finish_reason == "length":
-            return StopReason.LENGTH
-        return self._stopped
-
-    def stop(self, reason: StopReason) -> None:
-        """Refuse further model calls; the first reason stays."""
-        self._stopped = self._stopped or reason
-
-    async def respond(self, asked: ModelRequest, *, repeated: bool) -> ModelTurn:
-        """The next turn; a call that is `repeated` gets the turn that it got.
-
-        Raises:
-            HttpError: If there is none to be had.
-        """
-        if repeated:
-            answered = self.conversation.answered(asked.items, asked.tools)
-            if answered is not None:
-                return answered
-        if self.max_turns is not None and self._begun >= self.max_turns:
-            self.stop(StopReason.MAX_TURNS)
-        if self._stopped is not None:
-            raise HttpError(400, "session_over", f"no further turn: {self._stopped.value}")
-        self._begun += 1
-        try:
-            with boundary(Boundary.MODEL, f"a turn of {self.conversation.request_id}"):
-                turn = await self.conversation.respond(asked.items, asked.tools, asked.sampling)
-        except ContextFull as error:
-            self.stop(StopReason.CONTEXT)
-            raise HttpError(400, "context_length_exceeded", str(error)) from error
-        except Exception as error:
-            self.failure = error
-            self._begun -= 1
-            raise
-        except BaseException:
-            self._begun -= 1
-            raise
-        self.failure = None
-        return turn
-
-    def captured(self, *, expired: bool) -> CapturedSession:
-        """What the session amounts to by now."""
-        said = self.conversation
-        return CapturedSession(
-            self.name,
-            said.model.name,
-            tuple(said.output),
-            tuple(said.segments),
-            self.usage,
-            expired,
-        )
 
 
 HandOver = Callable[[CapturedSession], Awaitable[None]]

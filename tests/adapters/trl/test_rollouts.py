@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from typing import Any
@@ -409,15 +410,18 @@ def test_an_interrupt_closes_the_episodes_and_leaves_the_run_usable(
     main = threading.main_thread().ident
 
     def interrupt() -> None:
-        import signal
-
         began.wait(10)
         time.sleep(0.05)
         signal.pthread_kill(main, signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        spec.rollout_func(prompts, trainer)
+    # A test run in the background of a shell ignores SIGINT, and Python then leaves it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            spec.rollout_func(prompts, trainer)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert closed == [True] * 4
     monkeypatch.setattr(Slow, "wait", 0.0)
     assert len(spec.rollout_func(prompts, trainer)["completion_ids"]) == 4
