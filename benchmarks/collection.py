@@ -5,9 +5,10 @@ answers after 50 ms: with a tool call where the conversation holds no result of 
 offers tools, else with text. The floor is a bare ``aiohttp`` loop in this process that posts a
 ready-made body and decodes the answer. No network beyond this machine, and no GPU.
 
-``--verifiers-python PATH`` (or ``BENCH_VERIFIERS_PYTHON``) and ``--nemo-gym-python PATH``
-(``BENCH_NEMO_GYM_PYTHON``) name interpreters that have a peer installed; without them peers are
-left out. ``--json FILE`` writes the figures.
+``--verifiers-python PATH`` (or ``BENCH_VERIFIERS_PYTHON``; ``verifiers<0.2`` and ``datasets``) and
+``--nemo-gym-python PATH`` (``BENCH_NEMO_GYM_PYTHON``; ``nemo-gym``, of which its client alone is
+measured) name interpreters that have a peer installed; without them peers are left out.
+``--json FILE`` writes the figures.
 """
 
 from __future__ import annotations
@@ -284,8 +285,10 @@ NEMO_GYM = """
 import asyncio, json, sys, time
 import aiohttp
 from nemo_gym.openai_utils import NeMoGymAsyncOpenAI
+from nemo_gym.server_utils import GlobalAIOHTTPAsyncClientConfig, set_global_aiohttp_client
 url, count, concurrency = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 async def main():
+    set_global_aiohttp_client(GlobalAIOHTTPAsyncClientConfig())
     client = NeMoGymAsyncOpenAI(base_url=url, api_key="none")
     slots, seconds = asyncio.Semaphore(concurrency), []
     async def one(number):
@@ -306,6 +309,7 @@ import asyncio, json, sys, time
 import verifiers as vf
 from datasets import Dataset
 from openai import AsyncOpenAI
+from verifiers.clients import OpenAIChatCompletionsClient
 url, count, concurrency = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 def rows(n):
     questions = [f"What is 1 + 2? ({i})" for i in range(n)]
@@ -313,7 +317,7 @@ def rows(n):
 async def right(completion, answer, **kwargs):
     return float(answer in completion[-1]["content"])
 async def main():
-    client = AsyncOpenAI(base_url=url, api_key="none")
+    client = OpenAIChatCompletionsClient(AsyncOpenAI(base_url=url, api_key="none"))
     for n in (concurrency, count):
         env = vf.SingleTurnEnv(dataset=rows(n), rubric=vf.Rubric(funcs=[right]))
         began, wall = time.process_time(), time.perf_counter()
@@ -381,7 +385,8 @@ def measured(url: str, count: int, concurrency: int, peers: dict[str, str]) -> I
     for name, python in peers.items():
         code = {"verifiers": VERIFIERS, "nemo-gym": NEMO_GYM}[name]
         found = peer(python, code, url, min(count, 1000), concurrency)
-        yield Row(f"{name}: CPU of a single turn", found.cpu, "ms")
+        what = "a request by its client alone" if name == "nemo-gym" else "a single turn"
+        yield Row(f"{name}: CPU of {what}", found.cpu, "ms")
 
 
 def main() -> None:
