@@ -9,31 +9,50 @@ wrong answers that were never seen before, by processes that are warm.
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from gym_adapters.environments.calendar.schedule import event_list
 from gym_adapters.environments.reasoning_gym.environment import answer_in
+from gym_adapters.environments.swe.environment import Swe
 
-from gym_adapters import Environment, MissingExtra, StopReason, Task, Transcript, load_environment
+from gym_adapters import (
+    Environment,
+    EnvironmentEntry,
+    Episode,
+    MissingExtra,
+    StopReason,
+    Task,
+    Transcript,
+    Unsupported,
+    environment_names,
+    load_environment,
+)
 from gym_adapters.items import Item, assistant_message
+from gym_adapters.verifiers.choices import choice
 from gym_adapters.verifiers.documents import DocumentError, DocumentKind, parse_document
 from gym_adapters.verifiers.instructions import INSTRUCTIONS, follows
+from gym_adapters.verifiers.json_schema import compiled_schema
 from gym_adapters.verifiers.judge import Labels, normal_answer
 from gym_adapters.verifiers.math import answer_window, same_value
 
-ENVIRONMENTS: Mapping[str, Sequence[str]] = {
-    "calendar": (),
-    "equivalence_llm_judge": ("judge=exact",),
-    "instruction_following": (),
+# Settings for a run of one process; all others run as their cards say.
+SETTINGS: Mapping[str, Sequence[str]] = {
     "math_with_judge": ("workers=1",),
-    "mcqa": (),
     "reasoning_gym": ("workers=1",),
-    "structured_outputs": (),
 }
+STARTS_PROCESSES = ("code_debugging", "code_gen", "swe")
 TICK = os.sysconf("SC_CLK_TCK")
 REPEATS = 5
 SHORT = 25_000
@@ -49,43 +68,98 @@ class Floor(Environment[Task]):
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of its children that are still there."""
-    own = time.process_time()
+    """CPU time of this process, of its descendants, and of those that they have waited for."""
+    children: dict[int, list[tuple[int, float]]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[1]) == os.getpid():
-            own += (int(fields[11]) + int(fields[12])) / TICK
-    return own
+        used = sum(map(int, fields[11:15])) / TICK
+        children.setdefault(int(fields[1]), []).append((int(stat.parent.name), used))
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = time.process_time() + spent.ru_utime + spent.ru_stime
+    waiting = [os.getpid()]
+    while waiting:
+        for process, used in children.get(waiting.pop(), ()):
+            total += used
+            waiting.append(process)
+    return total
 
 
-def wrong(number: int) -> list[Item]:
-    """A turn that is wrong in a way that must be looked into."""
-    return [assistant_message(rf"\boxed{{{number}x - 1}}")]
+class Played(NamedTuple):
+    """A finished attempt that can be verified again."""
+
+    environment: Environment[Any]
+    transcript: Transcript
 
 
-async def cost(name: str, overrides: Sequence[str], rounds: int) -> tuple[float, float, float]:
+async def play(
+    entry: EnvironmentEntry,
+    task: Task,
+    turns: Sequence[Sequence[Item]],
+    stack: AsyncExitStack,
+    **run: Any,
+) -> Played:
+    """An attempt in which the assistant says `turns`; closed by `stack`, so that its files stay."""
+    episode = await stack.enter_async_context(Episode(entry.environment, task, **run))
+    step = await episode.start()
+    for turn in turns:
+        if step.done:
+            break
+        step = await episode.advance(turn)
+    if not step.done:
+        await episode.truncate(StopReason.MAX_TURNS)
+    said = Transcript(episode.prompt, tuple(episode.output), StopReason.ANSWERED)
+    return Played(episode.environment, said)
+
+
+def wrong(number: int) -> list[list[Item]]:
+    """An answer that is wrong in a way that must be looked into."""
+    return [[assistant_message(rf"\boxed{{{number}x - 1}}")]] * 3
+
+
+async def verify(played: Sequence[Played], rounds: int) -> float:
+    """Milliseconds of CPU time per verdict."""
+    began = cpu_seconds()
+    for _ in range(rounds):
+        for environment, transcript in played:
+            if isinstance(environment, Swe):
+                environment.verdict = None
+            await environment.verify(transcript)
+    return (cpu_seconds() - began) / (rounds * len(played)) * 1000
+
+
+def tasks_of(entry: EnvironmentEntry, count: int) -> list[Task]:
+    """Generated tasks, or the examples where there is no generator."""
+    try:
+        return list(entry.environment.generate_tasks(count, seed=1, difficulty=0.7))
+    except Unsupported:
+        return entry.example_tasks()[:count]
+
+
+async def cost(name: str) -> tuple[float, float, float]:
     """Milliseconds of CPU time per reward: of gold answers, of wrong ones, of new wrong ones."""
     entry = load_environment(name)
-    config = entry.config(overrides)
-    tasks = list(entry.environment.generate_tasks(20, seed=1, difficulty=0.7))
-    gold = [entry.environment.gold_turns(task)[-1] for task in tasks]
-    async with entry.environment.open_resources(config) as resources:
+    config = entry.config(SETTINGS.get(name, ()))
+    slow = name in STARTS_PROCESSES
+    tasks = tasks_of(entry, 5 if slow else 20)
+    rounds, new_ones = (2, 1) if slow else (20, 9)
+    async with entry.environment.open_resources(config) as resources, AsyncExitStack() as stack:
 
-        async def mean_of(attempts: Sequence[Sequence[Sequence[Item]]]) -> float:
-            began = cpu_seconds()
-            for turns in attempts:
-                for task, turn in zip(tasks, turns, strict=True):
-                    attempt = entry.environment(task, config=config, resources=resources)
-                    await attempt.verify(Transcript(task.input, turn, StopReason.ANSWERED))
-            return (cpu_seconds() - began) / (len(attempts) * len(tasks)) * 1000
+        async def played(turns: Callable[[Task], Sequence[Sequence[Item]]]) -> list[Played]:
+            run = {"config": config, "resources": resources}
+            return [await play(entry, task, turns(task), stack, **run) for task in tasks]
 
-        same = [wrong(0)] * len(tasks)
-        await mean_of([gold, same])
-        new = [[wrong(number)] * len(tasks) for number in range(1, rounds)]
-        return await mean_of([gold] * rounds), await mean_of([same] * rounds), await mean_of(new)
+        gold = await played(entry.environment.gold_turns)
+        same = await played(lambda task: wrong(0))
+        await verify([*gold, *same], 1)
+        new = [
+            Played(one.environment, replace(one.transcript, output=wrong(number)[0]))
+            for number in range(1, new_ones + 1)
+            for one in same
+        ]
+        return await verify(gold, rounds), await verify(same, rounds), await verify(new, 1)
 
 
 async def floor() -> float:
@@ -161,17 +235,101 @@ def growth(reader: Callable[[str], object]) -> tuple[float, float, str]:
     return worst[0] * 1000, worst[1], worst[2]
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1},
+        "count": {"type": "integer", "minimum": 0},
+        "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 8},
+    },
+    "required": ["name", "count"],
+    "additionalProperties": False,
+}
+DOCUMENT = {"name": "kettle", "count": 3, "tags": ["red", "steel"]}
+
+
+def each(function: Callable[[], object], times: int) -> float:
+    """Milliseconds of CPU time per call, its child processes included."""
+    function()
+    began = cpu_seconds()
+    for _ in range(times):
+        function()
+    return (cpu_seconds() - began) / times * 1000
+
+
+def parts() -> dict[str, Callable[[], float]]:
+    """Checks on their own, and what others need for the same; see `each`."""
+
+    def cached_schema() -> float:
+        text = json.dumps(SCHEMA)
+        return each(lambda: compiled_schema(text).fault(DOCUMENT), 20_000)
+
+    def peer_schema() -> float:
+        import jsonschema
+
+        check = jsonschema.Draft202012Validator(SCHEMA)
+        return each(lambda: check.is_valid(DOCUMENT), 2_000)
+
+    def peer_math() -> float:
+        import math_verify
+
+        answers = [*MATH_MIX] * 3
+
+        def verdicts() -> None:
+            for expected, said in answers:
+                gold = math_verify.parse(f"${expected}$", parsing_timeout=None)
+                given = math_verify.parse(rf"\boxed{{{said}}}", parsing_timeout=None)
+                math_verify.verify(gold, given, timeout_seconds=None)
+
+        return each(verdicts, 3) / len(answers)
+
+    def options() -> float:
+        offered: list[dict[str, str | None]] = [{letter: "x"} for letter in "ABCD"]
+        text = "So the answer is \\boxed{B}"
+        return each(lambda: choice(text, offered, "strict_single_letter_boxed"), 20_000)
+
+    def python() -> float:
+        command = [sys.executable, "-c", ""]
+        return each(lambda: subprocess.run(command, check=True, timeout=60), 10)
+
+    return {
+        "choice of four": options,
+        "schema, cached": cached_schema,
+        "  peer: jsonschema": peer_schema,
+        "  peer: math-verify, bare": peer_math,
+        "  peer: python -c ''": python,
+    }
+
+
+MATH_MIX = (
+    ("1/2", "0.5"),
+    ("x^2+2x+1", "(x+1)^2"),
+    (r"\frac{3}{4}", r"\frac{6}{8}"),
+    ("12", "13"),
+    (r"\sqrt{8}", r"2\sqrt{2}"),
+    ("(1,2)", "(1,2)"),
+    ("5", "3x-1"),
+)
+
+
 async def main() -> None:
+    logging.disable(logging.WARNING)
     print(f"{'CPU time per reward, ms':30}{'gold':>10}{'wrong':>10}{'new wrong':>12}")
     least = statistics.median([await floor() for _ in range(3)])
     print(f"{'(floor)':30}{least:10.4f}{least:10.4f}{least:12.4f}")
-    for name, overrides in ENVIRONMENTS.items():
+    for name in environment_names():
         try:
-            right, other, new = await cost(name, overrides, rounds=10)
-        except MissingExtra as error:
-            print(f"{name:30}{'-':>10}{'-':>10}  {error}")
+            right, other, new = await cost(name)
+        except (MissingExtra, Unsupported) as error:
+            print(f"{name:30}{'-':>10}{'-':>10}  {error}", flush=True)
             continue
-        print(f"{name:30}{right:10.4f}{other:10.4f}{new:12.4f}")
+        print(f"{name:30}{right:10.4f}{other:10.4f}{new:12.4f}", flush=True)
+    print(f"\n{'CPU time per check, ms':30}")
+    for name, measure in parts().items():
+        try:
+            print(f"{name:30}{measure():10.4f}", flush=True)
+        except ImportError as error:
+            print(f"{name:30}{'-':>10}  {error}")
     print(f"\n{'worst of 50,000 characters':30}{'ms':>10}{'× half':>10}")
     for name, reader in READERS.items():
         worst, ratio, unit = growth(reader)

@@ -10,15 +10,15 @@ from __future__ import annotations
 import inspect
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 
-from gym_adapters.errors import InvalidEnvironment, InvalidRow, Unsupported
+from gym_adapters.errors import InvalidEnvironment, InvalidRow, Unsupported, UsageError
 from gym_adapters.items import FunctionTool, Item, final_text
 from gym_adapters.reward import TRUNCATING, Reward, StopReason
 from gym_adapters.task import Task
@@ -149,12 +149,17 @@ class Environment(Generic[TaskT]):
         for base in getattr(cls, "__orig_bases__", ()):
             origin = get_origin(base)
             if isinstance(origin, type) and issubclass(origin, Environment):
-                argument = get_args(base)[0]
-                if isinstance(argument, type) and issubclass(argument, Task):
-                    cls.task_type = argument
+                _set_task_type(cls, origin, get_args(base))
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
         cls.class_tools = _collect_tools(cls)
+        for hook in _ASYNC_HOOKS & vars(cls).keys():
+            written = inspect.unwrap(getattr(vars(cls)[hook], "__func__", vars(cls)[hook]))
+            if inspect.isfunction(written) and not inspect.iscoroutinefunction(written):
+                raise InvalidEnvironment(f'{cls.__name__}.{hook} must be written "async def"')
+        own = cls.__dict__.get("generate_tasks")
+        if isinstance(own, classmethod):
+            cls.generate_tasks = classmethod(_checking_difficulty(own.__func__))  # type: ignore[method-assign, assignment]
 
     def __init__(
         self,
@@ -200,6 +205,15 @@ class Environment(Generic[TaskT]):
             return list(self.bound_tools.values())
         return [self._row_tool(declared) for declared in self.task.tools]
 
+    async def constraint(self) -> Mapping[str, Any] | None:
+        """What the assistant's next turn must look like; asked before each turn, ``None`` for free.
+
+        One of ``{"json_schema": {...}}``, ``{"regex": "..."}`` and ``{"grammar": "..."}``, for the
+        whole turn; see `gym_adapters.generation.constrained` for what that does to training. A
+        driver that can't hold a model to it fails the rollout before the first turn.
+        """
+        return None
+
     async def reply(self, message: str) -> str | Sequence[Item] | None:
         """Answer an assistant message that calls no tool; ``None`` ends the episode."""
         return None
@@ -234,6 +248,9 @@ class Environment(Generic[TaskT]):
             count: How many.
             seed: Seed of the generator.
             difficulty: From 0, the easiest, to 1.
+
+        Raises:
+            UsageError: If the difficulty lies outside; overrides need not check it.
         """
         raise Unsupported(f"{cls.name} has no task generator; give rows with --input")
 
@@ -281,6 +298,41 @@ class Environment(Generic[TaskT]):
             own,
             description=declared.get("description") or "",
             parameters=declared["parameters"],
+        )
+
+
+def _checking_difficulty(
+    generate: Callable[..., Iterator[Task]],
+) -> Callable[..., Iterator[Task]]:
+    """`generate`, refusing a difficulty from outside 0 to 1 at once, not at the first task."""
+
+    @wraps(generate)
+    def checked(
+        cls: type[Environment[Any]], count: int, *, seed: int = 0, difficulty: float = 0.5
+    ) -> Iterator[Task]:
+        if not 0.0 <= difficulty <= 1.0:
+            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
+        return generate(cls, count, seed=seed, difficulty=difficulty)
+
+    return checked
+
+
+_ASYNC_HOOKS = frozenset({"start", "prompt", "constraint", "reply", "verify", "close", "compare"})
+
+
+def _set_task_type(
+    cls: type[Environment[Any]], base: type[Environment[Any]], arguments: tuple[Any, ...]
+) -> None:
+    """Note the `Task` that `cls` gives to its generic `base`."""
+    for argument in arguments:
+        if isinstance(argument, type) and issubclass(argument, Task):
+            cls.task_type = argument
+            return
+    if not any(isinstance(argument, TypeVar) for argument in arguments):
+        named = ", ".join(str(argument) for argument in arguments)
+        raise InvalidEnvironment(
+            f"{cls.__name__} is parametrised with {named}, which is no Task. Fix: define the Task "
+            f"first, and write class {cls.__name__}({base.__name__}[YourTask])"
         )
 
 

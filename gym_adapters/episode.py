@@ -18,7 +18,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -26,14 +26,24 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from gym_adapters.environment import Environment, EnvironmentConfig, Transcript
-from gym_adapters.errors import Boundary, RolloutError, boundary
+from gym_adapters.errors import (
+    Boundary,
+    EnvironmentFailure,
+    InvalidRow,
+    RolloutError,
+    Unsupported,
+    UsageError,
+    boundary,
+)
 from gym_adapters.items import (
     FinishReason,
     FunctionCall,
     FunctionTool,
     Item,
+    check_items,
     final_text,
     function_call_output,
+    input_items,
     user_message,
 )
 from gym_adapters.reward import Outcome, Reward, StopReason
@@ -74,10 +84,12 @@ class Step:
         items: Tool results or messages that follow the assistant's turn; at the start, the prompt.
             After the last turn, the results of its tool calls, which no model will read.
         outcome: How the episode ended; ``None`` while it goes on.
+        constraint: What the assistant's next turn must look like (`Environment.constraint`).
     """
 
     items: tuple[Item, ...]
     outcome: Outcome | None = None
+    constraint: Mapping[str, Any] | None = None
 
     @property
     def done(self) -> bool:
@@ -113,12 +125,19 @@ class Episode:
         limits: EpisodeLimits | None = None,
     ) -> None:
         self.limits = limits if limits is not None else EpisodeLimits()
-        self.environment: Environment[Any] = environment(
-            task,
-            config=config,
-            resources=resources,
-            rng=random.Random(episode_seed(seed, task.task_id, rollout_index)),
-        )
+        self._broken: Exception | None = None
+        self._closed = False
+        rng = random.Random(episode_seed(seed, task.task_id, rollout_index))
+        try:
+            # A copy: what an attempt does to its task must not reach the other attempts at it.
+            self.environment: Environment[Any] = environment(
+                task.model_copy(deep=True), config=config, resources=resources, rng=rng
+            )
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - told by start(), as every failure is
+            self.environment = environment.__new__(environment)
+            self._broken, self._closed = error, True
         self.task = task
         self.rollout_index = rollout_index
         self.prompt: tuple[Item, ...] = ()
@@ -128,8 +147,8 @@ class Episode:
         self._tools: dict[str, Tool] = {}
         self._environment_time = 0.0
         self._verify_time = 0.0
+        self._constraints = False
         self._started = False
-        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -152,22 +171,29 @@ class Episode:
         """Seconds spent in the environment's hooks and tools, and in its verifier."""
         return Timings(environment=self._environment_time, verify=self._verify_time)
 
-    async def start(self) -> Step:
-        """Set the environment up; the step's items are the prompt."""
+    async def start(self, *, constraints: bool = False) -> Step:
+        """Set the environment up; the step's items are the prompt.
+
+        Args:
+            constraints: Whether the driver heeds `Step.constraint`. Where it does not, an
+                environment that gives a constraint ends the episode as unscored.
+        """
         if self._started:
             raise RuntimeError("an Episode starts once; make a new one for another attempt")
-        self._started = True
+        self._started, self._constraints = True, constraints
         environment = self.environment
+        if self._broken is not None:
+            return self.fail(self._broken)
         try:
             await self._hook("start", environment.start)
-            self.prompt = tuple(await self._hook("prompt", environment.prompt))
+            self.prompt = tuple(_items(await self._hook("prompt", environment.prompt), "prompt"))
             with boundary(Boundary.ENVIRONMENT, f"available_tools of {environment.name}"):
                 self._tools = {tool.name: tool for tool in environment.available_tools()}
         except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
             return self.fail(error)
         if environment.ended:
             return await self._end(StopReason.ENVIRONMENT)
-        return Step(self.prompt)
+        return await self._ask_turn(self.prompt)
 
     async def advance(self, items: Sequence[Item], *, finish_reason: FinishReason = "stop") -> Step:
         """Take one assistant turn.
@@ -194,11 +220,13 @@ class Episode:
             return await self._end(StopReason.ANSWERED)
         if self.turns >= self.limits.max_turns:
             return await self._end(StopReason.MAX_TURNS, following)
-        return Step(tuple(following))
+        return await self._ask_turn(following)
 
     async def truncate(self, reason: StopReason) -> Step:
-        """End the episode because the driver ran out of `reason`; it is verified as it stands."""
+        """End the episode for a `reason` the driver knows, a spent budget say; it is verified."""
         self._check_running()
+        if reason is StopReason.FAILED:
+            raise ValueError("an episode that failed has no verdict: call fail(error)")
         return await self._end(reason)
 
     async def call_tool(self, call: FunctionCall) -> str:
@@ -232,8 +260,9 @@ class Episode:
         return await self._end(reason)
 
     def fail(self, error: BaseException) -> Step:
-        """End the episode as unscored, because of `error`."""
-        self.outcome = Outcome.unscored(error)
+        """End the episode as unscored, because of `error`; one that has ended stays as it is."""
+        if self.outcome is None:
+            self.outcome = Outcome.unscored(error)
         return Step((), self.outcome)
 
     async def close(self) -> None:
@@ -242,8 +271,9 @@ class Episode:
             return
         self._closed = True
         try:
-            async with asyncio.timeout(self.limits.hook_timeout):
-                await self.environment.close()
+            with boundary(Boundary.ENVIRONMENT, f"close of {self.environment.name}"):
+                async with asyncio.timeout(self.limits.hook_timeout):
+                    await self.environment.close()
         except Exception:
             log.warning("closing an episode of %s failed", self.environment.name, exc_info=True)
 
@@ -252,6 +282,8 @@ class Episode:
             raise RuntimeError("call start() before the first turn")
         if self.outcome is not None:
             raise RuntimeError("the episode has ended; make a new one for another attempt")
+        if self._closed:
+            raise RuntimeError("the episode is closed; make a new one for another attempt")
 
     async def _end(self, reason: StopReason, following: Sequence[Item] = ()) -> Step:
         transcript = Transcript(self.prompt, tuple(self.output), reason)
@@ -259,8 +291,9 @@ class Episode:
         try:
             name = self.environment.name
             with boundary(Boundary.VERIFIER, f"verify of {name}"):
-                async with asyncio.timeout(self.limits.verify_timeout):
-                    reward = Reward.of(await self.environment.verify(transcript))
+                async with _deadline(self.limits.verify_timeout):
+                    verdict = await self.environment.verify(transcript)
+                reward = Reward.of(verdict)
             self.outcome = Outcome.scored(reward, reason)
         except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
             return self.fail(error)
@@ -268,12 +301,30 @@ class Episode:
             self._verify_time += time.perf_counter() - began
         return Step(tuple(following), self.outcome)
 
+    async def _ask_turn(self, items: Sequence[Item]) -> Step:
+        """The step that asks the assistant for a turn."""
+        environment = self.environment
+        if type(environment).constraint is Environment.constraint:
+            return Step(tuple(items))
+        try:
+            constraint = await self._hook("constraint", environment.constraint)
+        except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
+            return self.fail(error)
+        if constraint is not None and not self._constraints:
+            return self.fail(
+                Unsupported(
+                    f"{environment.name} constrains what the model may write, and what drives it "
+                    "here can't hold the model to that."
+                )
+            )
+        return Step(tuple(items), constraint=constraint)
+
     async def _ask_reply(self, items: Sequence[Item]) -> list[Item]:
         text = final_text(items)
         answer = await self._hook("reply", lambda: self.environment.reply(text))
         if answer is None:
             return []
-        return [user_message(answer)] if isinstance(answer, str) else list(answer)
+        return _items(answer, "reply")
 
     async def _run_calls(self, calls: Sequence[FunctionCall]) -> list[Item]:
         began = time.perf_counter()
@@ -311,19 +362,39 @@ class Episode:
             return error_result("unknown_tool", f"no tool {name!r}; there are: {known}")
         try:
             with boundary(Boundary.TOOL, f"tool {tool.name} of {self.environment.name}"):
-                async with asyncio.timeout(self.limits.tool_timeout):
+                async with _deadline(self.limits.tool_timeout):
                     return await tool.call(call["arguments"])
-        except RolloutError as error:
+        except (RolloutError, UsageError) as error:
             return error
 
     async def _hook(self, name: str, hook: Callable[[], Awaitable[ResultT]]) -> ResultT:
         began = time.perf_counter()
         try:
             with boundary(Boundary.ENVIRONMENT, f"{name} of {self.environment.name}"):
-                async with asyncio.timeout(self.limits.hook_timeout):
+                async with _deadline(self.limits.hook_timeout):
                     return await hook()
         finally:
             self._environment_time += time.perf_counter() - began
+
+
+@asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[None]:
+    """A time limit that also holds for code which swallows its cancellation."""
+    async with asyncio.timeout(seconds) as limit:
+        yield
+    if limit.expired():
+        raise TimeoutError(f"it took longer than {seconds} s")
+
+
+def _items(given: str | Sequence[Item], hook: str) -> list[Item]:
+    """What a hook said, as items; a bare text is a user message."""
+    if isinstance(given, str):
+        return [user_message(given)]
+    try:
+        check_items(given, hook)
+    except InvalidRow as error:
+        raise EnvironmentFailure(f"{hook}() must give text or items: {error}") from error
+    return input_items(given)
 
 
 def episode_seed(seed: int, task_id: str, rollout_index: int) -> int:

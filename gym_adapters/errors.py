@@ -236,8 +236,8 @@ def boundary(at_fault: Boundary, doing: str) -> Iterator[None]:
     """Attribute whatever goes wrong inside the block to `at_fault`.
 
     A `RolloutError` keeps the boundary it already names. A `TimeoutError` becomes `RolloutTimeout`.
-    `UsageError` and cancellation pass through. Everything else becomes the `RolloutError` of
-    `at_fault`, with the original as its cause.
+    `UsageError` and cancellation of the task itself pass through. Everything else becomes the
+    `RolloutError` of `at_fault`, with the original as its cause.
 
     Args:
         at_fault: The boundary to blame.
@@ -251,3 +251,23 @@ def boundary(at_fault: Boundary, doing: str) -> Iterator[None]:
         raise RolloutTimeout(f"{doing}: {str(error) or 'timed out'}") from error
     except Exception as error:
         raise _ERROR_OF[at_fault](f"{doing}: {type(error).__name__}: {error}") from error
+    except SystemExit as error:
+        # argparse and exit() in somebody's code end that rollout, not the process that runs it.
+        raise _ERROR_OF[at_fault](f"{doing}: it called exit({error.code})") from error
+    except BaseException as error:
+        if _is_stray_cancellation(error):
+            raise RolloutCancelled(f"{doing}: something it waited for was cancelled") from error
+        raise
+
+
+def _is_stray_cancellation(error: BaseException) -> bool:
+    """Whether `error` came from something awaited, and nobody cancelled the task that awaits it."""
+    import asyncio  # costs more to import than the rest of the package; here it is loaded already
+
+    if not isinstance(error, asyncio.CancelledError):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs here
+        return False
+    return task is not None and not task.cancelling()

@@ -148,10 +148,11 @@ def _invalid_row(
             line=line,
         )
     got = repr(first.get("input"))
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
     return InvalidRow(
-        f"{first['msg']}, not {got if len(got) < 80 else got[:77] + '...'}.{more}",
+        f"{message}, not {got if len(got) < 80 else got[:77] + '...'}.{more}",
         field=field,
-        fix=f"give it the type that {cls.__name__} declares.",
+        fix=f"give it a value that {cls.__name__} allows.",
         source=source,
         line=line,
     )

@@ -117,7 +117,7 @@ class Tool:
             return error_result("tool_error", str(error))
         except (RolloutError, UsageError):
             raise
-        except Exception as error:  # noqa: BLE001 - the model reads what it broke
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the model reads what it broke
             return error_result("exception", f"{type(error).__name__}: {error}")
         return result if isinstance(result, str) else _json_text(result)
 

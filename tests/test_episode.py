@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -603,3 +604,160 @@ async def test_resources_are_opened_with_the_config_and_closed_after() -> None:
     async with open_episode_resources(Pooled) as resources:
         assert resources == "pool default"
     assert events == ["open mine", "closed", "open default", "closed"]
+
+
+class Guided(Counter):
+    """Says what each turn must look like, while the count is below two."""
+
+    asked = 0
+
+    async def constraint(self) -> dict[str, Any] | None:
+        self.asked += 1
+        if self.count < 0:
+            raise RuntimeError("lost")
+        return {"regex": f"[0-{self.count}]"} if self.count < 2 else None
+
+
+def guided(count: int) -> Episode:
+    row = {**TASK.to_row(), "initial_count": count, "expected_count": 2}
+    return Episode(Guided, CounterTask.from_row(row))
+
+
+async def test_a_constraint_is_asked_for_before_every_turn() -> None:
+    async with guided(1) as episode:
+        first = await episode.start(constraints=True)
+        second = await episode.advance(call("increment_counter", '{"count": 1}', "a"))
+        last = await episode.advance(DONE)
+
+    assert (first.constraint, second.constraint, last.constraint) == (
+        {"regex": "[0-1]"},
+        None,
+        None,
+    )
+    assert last.done
+    assert episode.environment.asked == 2
+
+
+async def test_a_driver_that_heeds_no_constraints_is_told_before_the_first_turn() -> None:
+    async with guided(0) as episode:
+        step = await episode.start()
+    async with guided(2) as free:
+        unconstrained = await free.start()
+
+    assert step.outcome is not None
+    assert step.outcome.failure is not None
+    assert step.outcome.failure.error == "Unsupported"
+    assert not unconstrained.done
+
+
+async def test_a_constraint_that_raises_leaves_the_rollout_unscored() -> None:
+    async with guided(-1) as episode:
+        step = await episode.start(constraints=True)
+
+    assert step.outcome is not None
+    assert step.outcome.failure is not None
+    assert step.outcome.failure.boundary is Boundary.ENVIRONMENT
+
+
+class Plain(Environment[Task]):
+    """Scores everything 1."""
+
+    async def verify(self, transcript: Transcript) -> float:
+        return 1.0
+
+
+async def test_a_driver_can_not_have_a_failure_scored() -> None:
+    async with Episode(Plain, TASK) as episode:
+        await episode.start()
+        with pytest.raises(ValueError, match="call fail"):
+            await episode.truncate(StopReason.FAILED)
+
+
+async def test_what_fails_after_the_verdict_does_not_change_it() -> None:
+    async with Episode(Plain, TASK) as episode:
+        await episode.start()
+        ended = await episode.advance(DONE)
+        assert episode.fail(RuntimeError("late")).outcome is ended.outcome
+
+
+async def test_a_closed_episode_takes_no_turn() -> None:
+    async with Episode(Plain, TASK) as episode:
+        await episode.start()
+    with pytest.raises(RuntimeError, match="is closed"):
+        await episode.advance(DONE)
+
+
+async def test_an_attempt_can_not_change_its_task_for_the_others() -> None:
+    class Spends(Environment[Task]):
+        async def start(self) -> None:
+            self.task.responses_create_params["input"] = "spent"
+
+        async def verify(self, transcript: Transcript) -> float:
+            return 1.0
+
+    task = Task.from_row({"responses_create_params": {"input": "q"}})
+    for _ in range(2):
+        async with Episode(Spends, task) as episode:
+            await episode.start()
+        assert task.to_row() == {"responses_create_params": {"input": "q"}}
+        assert task.input == [user_message("q")]
+
+
+async def test_an_environment_that_can_not_be_made_is_an_unscored_rollout() -> None:
+    class Broken(Environment[Task]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            raise ValueError("bad row")
+
+        async def verify(self, transcript: Transcript) -> float:
+            return 1.0
+
+    async with Episode(Broken, TASK) as episode:
+        step = await episode.start()
+    assert step.outcome is not None
+    assert step.outcome.failure is not None
+    assert (step.outcome.failure.boundary, step.outcome.failure.message) == (
+        Boundary.ENVIRONMENT,
+        "bad row",
+    )
+
+
+@pytest.mark.parametrize("raised", [SystemExit(2), asyncio.CancelledError()])
+async def test_exit_and_stray_cancellation_end_the_rollout_alone(raised: BaseException) -> None:
+    class Exits(Environment[Task]):
+        async def verify(self, transcript: Transcript) -> float:
+            raise raised
+
+    async with Episode(Exits, TASK) as episode:
+        await episode.start()
+        step = await episode.advance(DONE)
+    assert step.outcome is not None
+    assert step.outcome.reward is None
+
+
+async def test_a_verdict_after_its_deadline_does_not_count() -> None:
+    class Stubborn(Environment[Task]):
+        async def verify(self, transcript: Transcript) -> float:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(10)
+            return 0.0
+
+    limits = EpisodeLimits(verify_timeout=0.01)
+    async with Episode(Stubborn, TASK, limits=limits) as episode:
+        await episode.start()
+        step = await episode.advance(DONE)
+    assert step.outcome is not None
+    assert step.outcome.failure is not None
+    assert step.outcome.failure.boundary is Boundary.TIMEOUT
+
+
+@pytest.mark.parametrize("hook", ["start", "prompt", "reply", "verify", "close"])
+def test_a_hook_that_is_not_async_is_refused_where_it_is_defined(hook: str) -> None:
+    with pytest.raises(InvalidEnvironment, match=f'{hook} must be written "async def"'):
+        type("Sync", (Plain,), {hook: lambda self, *args: None})
+
+
+def test_a_parameter_that_is_no_task_is_refused() -> None:
+    with pytest.raises(InvalidEnvironment, match="which is no Task"):
+
+        class Wrong(Environment["Later"]):  # type: ignore[name-defined]
+            pass

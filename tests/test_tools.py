@@ -204,6 +204,15 @@ async def test_a_rollout_error_is_not_a_result() -> None:
         await Tool.from_function(down).call("{}")
 
 
+async def test_exit_in_a_tool_is_a_result_and_ends_nothing() -> None:
+    def parse() -> None:
+        """Parse."""
+        raise SystemExit(2)
+
+    result = json.loads(await Tool.from_function(parse).call("{}"))
+    assert result == {"error": {"type": "exception", "message": "SystemExit: 2"}}
+
+
 async def test_a_missing_package_is_not_a_result() -> None:
     def search() -> None:
         """Search."""

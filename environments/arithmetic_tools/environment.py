@@ -10,7 +10,7 @@ from typing import Literal
 
 import orjson
 
-from gym_adapters import Environment, Reward, Task, ToolError, Transcript, UsageError, tool
+from gym_adapters import Environment, Reward, Task, ToolError, Transcript, tool
 from gym_adapters.items import Item, assistant_message, function_call
 from gym_adapters.verifiers.answers import integer_answer
 from gym_adapters.verifiers.tool_calls import successful_calls
@@ -76,8 +76,6 @@ class ArithmeticTools(Environment[ArithmeticTask]):
             difficulty: At 0 additions of single digits; above that subtractions too, and another
                 digit every 0.2; from 0.5 on products too.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         sums = _sums(random.Random(seed), 10 ** (1 + int(difficulty * 5)), _operators(difficulty))
         yield from islice(sums, count)
 

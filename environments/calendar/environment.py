@@ -9,7 +9,7 @@ from typing import Any, Self
 import orjson
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from gym_adapters import Environment, InvalidRow, Reward, Task, Transcript, UsageError
+from gym_adapters import Environment, InvalidRow, Reward, Task, Transcript
 from gym_adapters.items import Item, assistant_message
 
 from .schedule import Window, clock, event_list, minutes, overlapping, solve, window_of
@@ -108,8 +108,6 @@ class Calendar(Environment[CalendarTask]):
             seed: Seed of the generator.
             difficulty: At 0 one event; at 1 seven of them, most of them constrained.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         rng = random.Random(seed)
         for _ in range(count):
             yield _generated(rng, 1 + round(difficulty * (_MOST_EVENTS - 1)), difficulty)

@@ -18,7 +18,6 @@ from gym_adapters import (
     ToolError,
     Transcript,
     Unsupported,
-    UsageError,
     tool,
 )
 from gym_adapters.errors import SandboxError
@@ -169,8 +168,6 @@ class CodeDebugging(Environment[CodeDebuggingTask]):
             seed: Seed of the generator.
             difficulty: From 0, the easiest, to 1.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         rng = random.Random(f"code_debugging:{seed}")
         for _ in range(count):
             program = PROGRAMS[rng.choice(list(PROGRAMS))]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, Self, cast
 
 from pydantic import PositiveFloat, model_validator
@@ -12,13 +14,11 @@ from pydantic import PositiveFloat, model_validator
 from gym_adapters import (
     Environment,
     EnvironmentConfig,
-    InvalidConfig,
     InvalidRow,
     Reward,
     Task,
     Transcript,
     Unsupported,
-    UsageError,
     VerifierError,
 )
 from gym_adapters.items import Item, assistant_message, item_text, message
@@ -36,6 +36,9 @@ from gym_adapters.verifiers.patterns import captured_last, check_pattern
 from .questions import question
 
 __all__ = ["EquivalenceConfig", "EquivalenceLlmJudge", "EquivalenceTask"]
+
+log = logging.getLogger(__name__)
+EXACT = "exact"
 
 _PROMPT = """\
 You grade a short answer to a question against the reference answer.
@@ -106,7 +109,8 @@ class EquivalenceConfig(EnvironmentConfig):
     """Settings; their names, but for the judge's, are NeMo Gym's.
 
     Attributes:
-        judge: Who judges, see `open_judge`. Has no default: a judge model costs money or a GPU.
+        judge: Who judges, see `open_judge`. By default no model: only the same text is the same
+            answer.
         judge_timeout: Seconds of wall time for one verdict.
         judge_system_message: Comes before the prompt.
         judge_prompt_template: With ``{question}``, ``{expected_answer}``, ``{generated_answer}``,
@@ -125,7 +129,7 @@ class EquivalenceConfig(EnvironmentConfig):
         reward_if_full_generation_succeeds: The reward of a yes to that.
     """
 
-    judge: str | None = None
+    judge: str = EXACT
     judge_timeout: PositiveFloat = 50.0
     judge_system_message: str | None = None
     judge_prompt_template: str = _PROMPT
@@ -162,15 +166,11 @@ class EquivalenceLlmJudge(Environment[EquivalenceTask]):
         """Open the judge that the config names.
 
         Raises:
-            InvalidConfig: If it names none, or none that can be found.
+            InvalidConfig: If there is no such judge.
         """
         settings = cast("EquivalenceConfig", config)
-        if settings.judge is None:
-            raise InvalidConfig(
-                f"{cls.name} has no judge. Set judge to a model, to module:name for a judge or an "
-                "async function of your own, or to exact, which needs no model: answers are equal "
-                "if they are the same text"
-            )
+        if settings.judge == EXACT:
+            _tell_that_nobody_judges()
         async with open_judge(settings.judge, labels=settings.labels) as judge:
             yield judge
 
@@ -229,8 +229,6 @@ class EquivalenceLlmJudge(Environment[EquivalenceTask]):
             seed: Seed of the generator.
             difficulty: How often a question needs two steps.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         rng = random.Random(seed)
         for _ in range(count):
             asked, answer = question(rng, difficulty)
@@ -254,6 +252,15 @@ class EquivalenceLlmJudge(Environment[EquivalenceTask]):
             if captured_last(form, task.pattern) == answer:
                 return [[assistant_message(form)]]
         raise Unsupported(f"no text is known from which {task.pattern!r} reads an answer")
+
+
+@cache
+def _tell_that_nobody_judges() -> None:
+    """Once a process: a run that says nothing would pass for a judged one."""
+    log.warning(
+        "equivalence_llm_judge runs without a judge model: only answers that are the same text as "
+        "the expected one count as right. Set judge to a model, e.g. --set judge=openai:NAME@URL"
+    )
 
 
 def _prompt(

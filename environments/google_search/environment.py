@@ -18,7 +18,6 @@ from gym_adapters import (
     Task,
     ToolInfrastructureError,
     Transcript,
-    UsageError,
     tool,
 )
 from gym_adapters.items import Item, assistant_message, function_call, message
@@ -144,8 +143,6 @@ class GoogleSearch(Environment[GoogleSearchTask]):
             seed: Seed of the generator.
             difficulty: At 0 the fact stands on one page; at 1 it may take three.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         made = questions(random.Random(seed), difficulty)
         for question in islice(made, count):
             yield _task(question)

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gym_adapters import Environment, InvalidRow, Reward, Task, Transcript, UsageError
+from gym_adapters import Environment, InvalidRow, Reward, Task, Transcript
 from gym_adapters.items import Item, assistant_message
 from gym_adapters.verifiers.instructions import check_arguments, follows
 
@@ -102,8 +102,6 @@ class InstructionFollowing(Environment[InstructionFollowingTask]):
             seed: Seed of the generator.
             difficulty: At 0 one instruction, at 1 five.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         rng = random.Random(seed)
         for _ in range(count):
             prompt, ids, arguments = composed(rng, 1 + round(difficulty * 4))

@@ -17,7 +17,6 @@ from gym_adapters import (
     Reward,
     Task,
     Transcript,
-    UsageError,
     VerifierError,
 )
 from gym_adapters.items import Item, assistant_message, message
@@ -156,8 +155,6 @@ class MathWithJudge(Environment[MathTask]):
                 too, above that roots, products of brackets and systems of equations too; numbers
                 grow with it.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         rng = random.Random(seed)
         for _ in range(count):
             question, answer = problem(rng, difficulty)

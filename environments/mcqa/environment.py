@@ -59,6 +59,13 @@ class McqaTask(Task):
                 field="options",
                 fix='give them as [{"A": "..."}, {"B": "..."}].',
             )
+        letters = [letter.upper() for option in self.options or [] for letter in option]
+        if letters and not self.patterns and self.expected_answer not in letters:
+            raise InvalidRow(
+                f"{self.expected_answer!r} is none of the options, so no answer could be right.",
+                field="expected_answer",
+                fix=f"give one of {', '.join(letters)}.",
+            )
         return self
 
     @property

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gym_adapters import Environment, Reward, Task, ToolError, Transcript, UsageError, tool
+from gym_adapters import Environment, InvalidRow, Reward, Task, ToolError, Transcript, tool
 from gym_adapters.items import Item, function_call
 
 from .parties import Counterpart, Move, PairedCounterpart, Role, ScriptedCounterpart
@@ -42,8 +42,8 @@ class OtherSide(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    first: int
-    limit: int
+    first: int = Field(ge=0, le=HIGHEST_PRICE)
+    limit: int = Field(ge=0, le=HIGHEST_PRICE)
     rounds: int = Field(ge=1)
     toughness: float = Field(default=1.0, gt=0)
 
@@ -62,6 +62,27 @@ class NegotiationTask(Task):
     limit: int
     other_side: OtherSide
     opens: bool = True
+
+    @model_validator(mode="after")
+    def _has_a_gap(self) -> Self:
+        """Refuse a row without a price that is worth something to both."""
+        side = self.other_side
+        low, high = sorted((self.limit, side.limit))
+        buys = self.role == "buyer"
+        if low == high or (self.limit == high) is not buys:
+            raise InvalidRow(
+                f"a {self.role} with limit {self.limit} can't gain from a party with limit "
+                f"{side.limit}.",
+                field="other_side.limit",
+                fix=f"make it {'lower' if buys else 'higher'} than limit.",
+            )
+        if (side.first < side.limit) if buys else (side.first > side.limit):
+            raise InvalidRow(
+                f"a first price of {side.first} is past its own limit, {side.limit}.",
+                field="other_side.first",
+                fix=f"make it {'at least' if buys else 'at most'} other_side.limit.",
+            )
+        return self
 
 
 class Negotiation(Environment[NegotiationTask]):
@@ -137,7 +158,7 @@ class Negotiation(Environment[NegotiationTask]):
         if self.deal is None:
             return Reward(0.0, components={"deal": 0.0})
         own, other = self.task.limit, self.task.other_side.limit
-        share = 1.0 if own == other else (own - self.deal) / (own - other)
+        share = (own - self.deal) / (own - other)
         return Reward(
             min(1.0, max(0.0, share)), components={"deal": 1.0}, info={"price": self.deal}
         )
@@ -159,8 +180,6 @@ class Negotiation(Environment[NegotiationTask]):
             difficulty: The higher, the later the other side concedes, the longer it takes, and the
                 narrower the gap between the limits.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         rng = random.Random(f"negotiation:{seed}")
         for _ in range(count):
             yield _task(rng, difficulty)

@@ -6,17 +6,18 @@ import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from typing import Annotated
 
 from pydantic import Field
 
 from gym_adapters import (
     Environment,
     EnvironmentConfig,
+    InvalidConfig,
     Reward,
     Rollout,
     Task,
     Transcript,
-    UsageError,
     VerifierError,
 )
 from gym_adapters.items import Item, assistant_message, final_text
@@ -42,7 +43,7 @@ class PreferenceTask(Task):
     """
 
     request: str
-    required_words: list[str] = Field(default_factory=list)
+    required_words: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     max_words: int = Field(default=100, ge=1)
 
     @property
@@ -78,11 +79,20 @@ class Preference(Environment[PreferenceTask]):
     @classmethod
     @asynccontextmanager
     async def open_resources(cls, config: EnvironmentConfig) -> AsyncIterator[PairwiseScorer]:
-        """Who compares, for the run."""
+        """Who compares, for the run.
+
+        Raises:
+            InvalidConfig: If the judge can't be found, or can't compare.
+        """
         settings = config if isinstance(config, PreferenceConfig) else PreferenceConfig()
         if settings.judge is None:
             yield CoverageScorer()
             return
+        if settings.judge == "exact":
+            raise InvalidConfig(
+                "judge exact can't say which of two texts is better. Name a model, or leave judge "
+                "out to compare by coverage"
+            )
         async with open_judge(settings.judge) as judge:
             scorer = JudgedPairs(judge, timeout=settings.judge_timeout)
             _scorer.set(scorer)
@@ -144,8 +154,6 @@ class Preference(Environment[PreferenceTask]):
             seed: Seed of the generator.
             difficulty: The higher, the more must be covered in fewer words.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         rng = random.Random(f"preference:{seed}")
         for _ in range(count):
             yield _task(rng, difficulty)

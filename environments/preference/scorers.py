@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gym_adapters.errors import JudgeError
+from gym_adapters.errors import Boundary, JudgeError, boundary
 from gym_adapters.items import user_message
 from gym_adapters.verifiers.judge import Judge, JudgeRequest, filled
 
@@ -112,11 +112,12 @@ class JudgedPairs:
         fields = {"request": brief.request, "first": first, "second": second}
         prompt = (user_message(filled(PROMPT, fields)),)
         request = JudgeRequest(prompt, first, second, brief.request)
-        try:
-            async with asyncio.timeout(self._timeout):
-                text = await self._judge.ask(request)
-        except TimeoutError as error:
-            raise JudgeError(f"the judge gave no verdict within {self._timeout} s") from error
+        with boundary(Boundary.JUDGE, "judge"):
+            try:
+                async with asyncio.timeout(self._timeout):
+                    text = await self._judge.ask(request)
+            except TimeoutError as error:
+                raise JudgeError(f"the judge gave no verdict within {self._timeout} s") from error
         # A judge that thinks aloud may name labels on the way; its last word counts.
         places = {text.rfind(label): label for label in _LABELS if label in text}
         if not places:
@@ -124,11 +125,21 @@ class JudgedPairs:
         return _LABELS[places[max(places)]]
 
 
+async def _preference(scorer: PairwiseScorer, brief: Brief, first: str, second: str) -> float:
+    said = bool(first.strip()), bool(second.strip())
+    if not all(said):
+        return 0.5 if said[0] == said[1] else float(said[0])
+    return await scorer.preference(brief, first, second)
+
+
 async def win_rates(scorer: PairwiseScorer, brief: Brief, texts: Sequence[str]) -> list[float]:
-    """How often each text is preferred to the others, from 0 to 1; 0.5 for a text on its own."""
+    """How often each text is preferred to the others, from 0 to 1; 0.5 for a text on its own.
+
+    An empty text loses to any other, whoever compares.
+    """
     pairs = [(i, j) for i in range(len(texts)) for j in range(i + 1, len(texts))]
     preferences = await asyncio.gather(
-        *(scorer.preference(brief, texts[i], texts[j]) for i, j in pairs)
+        *(_preference(scorer, brief, texts[i], texts[j]) for i, j in pairs)
     )
     wins = [0.0] * len(texts)
     for (i, j), preference in zip(pairs, preferences, strict=True):

@@ -126,8 +126,6 @@ class StructuredOutputs(Environment[StructuredOutputsTask]):
             difficulty: Below 0.3 flat JSON as text; above it also YAML, TOML and CSV and tool
                 calls; from 0.6 on nested records, lists of them, XML, and tools that are decoys.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         for position in range(count):
             yield StructuredOutputsTask.from_row(generated_row(seed, position, difficulty))
 

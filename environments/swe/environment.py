@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from gym_adapters import (
     Environment,
@@ -30,43 +30,45 @@ from gym_adapters.errors import SandboxError
 from gym_adapters.items import Item, assistant_message, function_call
 from gym_adapters.sandbox import Execution, Sandbox, SandboxConfig, Workspace, open_sandbox
 
-from .unified_diff import PatchError, patched
+from .unified_diff import PatchError, check_diff, patched
 
 __all__ = ["Swe", "SweConfig", "SweTask"]
 
 LONGEST_OUTPUT = 8000
 SHIPPED = Path(__file__).parent / "data" / "repos"
-# The tests run in the same process as code that the policy wrote. What a policy can't know when it
-# writes that code is the word it would have to print for tests that did not run; it is printed when
-# all of them have passed, and else not at all.
+# The tests run in the same process as code that the policy wrote. What it would have to print for
+# tests that did not run is a word that is read only once they have, and is no name of a module.
+START = """
+import os, sys
+def main(run):
+    kept = os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    names = sys.argv[1:]
+    sys.path.insert(0, ".")
+    passed = [name for name in names if run(name)]
+    word = os.read(kept, 100).decode().strip()
+    if passed == names:
+        print(word, end="")
+    elif word == "":
+        print("\\n".join(["", *(f"passed {name}" for name in passed)]))
+"""
 UNITTEST = """
-import sys, unittest
-word, names = sys.stdin.readline(), sys.argv[1:]
-sys.path.insert(0, ".")
-passed = []
-for name in names:
+import unittest
+def run(name):
     suite = unittest.defaultTestLoader.loadTestsFromName(name)
     result = unittest.TextTestRunner(stream=sys.stderr).run(suite)
-    if result.testsRun and result.wasSuccessful() and not result.skipped:
-        passed.append(name)
+    return result.testsRun and result.wasSuccessful() and not result.skipped
+main(run)
 """
 PYTEST_CONFIGS = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 PYTEST = f"""
-import os, sys, pytest
-word, names = sys.stdin.readline(), sys.argv[1:]
-sys.path.insert(0, ".")
+import pytest
 # Named, so that pytest does not look for one in folders above the repository.
 settings = [name for name in {PYTEST_CONFIGS!r} if os.path.exists(name)] or [os.devnull]
 options = ["-q", "-p", "no:cacheprovider", "--rootdir=.", "--confcutdir=.", "-c", settings[0]]
-passed = [name for name in names if pytest.main([*options, name]) == 0]
+main(lambda name: pytest.main([*options, name]) == 0)
 """
-REPORT = """
-if passed == names:
-    print(word, end="")
-elif word == "":
-    print("\\n".join(["", *(f"passed {name}" for name in passed)]))
-"""
-RUNNERS: Mapping[str, str] = {"unittest": UNITTEST + REPORT, "pytest": PYTEST + REPORT}
+RUNNERS: Mapping[str, str] = {"unittest": START + UNITTEST, "pytest": START + PYTEST}
 
 
 def _listed(value: object) -> object:
@@ -79,6 +81,16 @@ def _listed(value: object) -> object:
     return value
 
 
+def _diff(value: str) -> str:
+    if value.strip():
+        try:
+            check_diff(value)
+        except PatchError as error:
+            raise ValueError(f"not a unified diff: {error}") from error
+    return value
+
+
+Diff = Annotated[str, AfterValidator(_diff)]
 TestNames = Annotated[list[str], BeforeValidator(_listed)]
 
 
@@ -98,8 +110,8 @@ class SweTask(Task):
     repo: str
     base_commit: str
     problem_statement: str
-    patch: str = ""
-    test_patch: str = ""
+    patch: Diff = ""
+    test_patch: Diff = ""
     FAIL_TO_PASS: TestNames = Field(min_length=1)
     PASS_TO_PASS: TestNames = Field(default_factory=list)
 
@@ -234,6 +246,14 @@ class Swe(Environment[SweTask]):
         for name, text in files.items():
             if text is not None:
                 await workspace.write(name, text)
+            else:
+                await self._remove(name)
+
+    async def _remove(self, name: str) -> None:
+        command = ["rm", "-rf", "--", name]
+        done = await self._sandbox().run(command, folder=self._workspace().path)
+        if not done.succeeded:
+            raise ToolError(f"{name} can't be removed")
 
     def _settings(self) -> SweConfig:
         return self.config if isinstance(self.config, SweConfig) else SweConfig()

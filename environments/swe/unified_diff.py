@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["PatchError", "patched"]
+__all__ = ["PatchError", "check_diff", "patched"]
 
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 NOWHERE = "/dev/null"
@@ -39,14 +39,32 @@ def patched(diff: str, read: Callable[[str], str]) -> dict[str, str | None]:
         PatchError: If it can't be read or does not fit.
     """
     files: dict[str, str | None] = {}
-    for change in _changes(diff.splitlines(keepends=True)):
+    for change in _changes(_lines(diff)):
         before = "" if change.old_path == NOWHERE else read(change.old_path)
         after = _applied(change, before)
         if change.new_path == NOWHERE:
             files[change.old_path] = None
         else:
+            if change.old_path not in (NOWHERE, change.new_path):
+                files[change.old_path] = None
             files[change.new_path] = after
     return files
+
+
+def check_diff(diff: str) -> None:
+    """Refuse text that is no diff; whether it fits its files is not looked at.
+
+    Raises:
+        PatchError: If it can't be read, or changes nothing.
+    """
+    if not list(_changes(_lines(diff))):
+        raise PatchError("no file is changed by it")
+
+
+def _lines(text: str) -> list[str]:
+    """Lines with their ends. Unlike `str.splitlines`, a form feed in a line does not end it."""
+    *whole, last = text.split("\n")
+    return [*(f"{line}\n" for line in whole), *([last] if last else [])]
 
 
 def _changes(lines: list[str]) -> Iterator[_Change]:
@@ -118,7 +136,7 @@ def _unended(lines: list[str]) -> None:
 
 
 def _applied(change: _Change, before: str) -> str:
-    lines = before.splitlines(keepends=True)
+    lines = _lines(before)
     after: list[str] = []
     at = 0
     for start, old, new in change.hunks:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import Field
 
-from gym_adapters import Environment, EnvironmentConfig, Reward, Task, Transcript, UsageError
+from gym_adapters import Environment, EnvironmentConfig, Reward, Task, Transcript
 from gym_adapters.items import Item, assistant_message
 
 from .world import State, World, make_world
@@ -43,16 +43,18 @@ class TextWorldConfig(EnvironmentConfig):
 
     Attributes:
         show_actions: List what can be done after each observation.
+        constrained: Hold each turn to a command that can be done, and to nothing else: no thinking.
     """
 
     show_actions: bool = False
+    constrained: bool = False
 
 
 class TextWorld(Environment[TextWorldTask]):
     """Bring the treasure home.
 
     The reward is 1 if that is done within the moves allowed, else 0. `grammar` tells at any moment
-    which commands can be done, for samplers that can be held to a grammar.
+    which commands can be done; with the setting ``constrained`` each turn is held to it.
     """
 
     name = "text_world"
@@ -76,6 +78,11 @@ class TextWorld(Environment[TextWorldTask]):
     def grammar(self) -> str:
         """The commands that can be done now, as a GBNF grammar."""
         return "root ::= " + " | ".join(f'"{action}"' for action in self.legal_actions)
+
+    async def constraint(self) -> Mapping[str, str] | None:
+        """With ``constrained``, the commands that can be done now."""
+        asked = isinstance(self.config, TextWorldConfig) and self.config.constrained
+        return {"grammar": self.grammar} if asked else None
 
     async def reply(self, message: str) -> str | None:
         """Do the command on the last line, and tell what is seen."""
@@ -113,8 +120,6 @@ class TextWorld(Environment[TextWorldTask]):
             seed: Seed of the generator.
             difficulty: From 0, the easiest, to 1.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         rng = random.Random(f"text_world:{seed}")
         for _ in range(count):
             yield _task(

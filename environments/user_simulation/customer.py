@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 __all__ = ["BIKES", "DAYS", "Customer", "Goal", "Order", "ScriptedCustomer", "broken_rule"]
 
@@ -49,6 +49,19 @@ class Goal(BaseModel):
     fallback: Mapping[str, str | int | bool] = Field(default_factory=dict)
     change: Mapping[str, str | int | bool] = Field(default_factory=dict)
     patience: int = Field(default=3, ge=1)
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        """Refuse a goal that no hire can meet, before a rollout is spent on it."""
+        try:
+            broken = broken_rule(self.final)
+        except ValidationError as error:
+            first = error.errors()[0]
+            told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise ValueError(f"order, fallback and change together are no order ({told})") from None
+        if broken:
+            raise ValueError(f"what they want in the end is against the rules: {broken}")
+        return self
 
     @property
     def final(self) -> Order:
@@ -132,7 +145,9 @@ class ScriptedCustomer:
         return "Sorry, I don't follow. What do you need to know?"
 
     def _fall_back(self) -> str:
-        changes = self.goal.fallback
+        # What they have already changed their mind about stays as they said last.
+        changes = {**self.goal.fallback, **(self.goal.change if self.changed else {})}
+        self.confirmed = None
         self.current = Order.model_validate({**self.current.model_dump(), **changes})
         self.told.update(changes)
         return f"I see. {self._says_all(list(changes))}"

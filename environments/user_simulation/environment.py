@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from gym_adapters import Environment, Reward, Task, ToolError, Transcript, UsageError, tool
+from gym_adapters import Environment, Reward, Task, ToolError, Transcript, tool
 from gym_adapters.items import Item, assistant_message, function_call
 
 from .customer import (
@@ -115,8 +115,6 @@ class UserSimulation(Environment[UserSimulationTask]):
             difficulty: How likely they want what the rules forbid, and change their mind, and how
                 soon they lose patience.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         rng = random.Random(f"user_simulation:{seed}")
         for _ in range(count):
             yield _task(rng, difficulty)

@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from gym_adapters import Environment, EnvironmentConfig, Reward, Task, Transcript, UsageError
+from gym_adapters import Environment, EnvironmentConfig, Reward, Task, Transcript
 from gym_adapters.environment import ToolCall
 from gym_adapters.items import Item, assistant_message, function_call
 from gym_adapters.verifiers.state import differences
@@ -122,8 +122,6 @@ class WorkplaceAssistant(
             seed: Seed of the generator.
             difficulty: The share of requests that take several changes, and how many at most.
         """
-        if not 0.0 <= difficulty <= 1.0:
-            raise UsageError(f"difficulty must be from 0 to 1, not {difficulty}")
         made = requests(generated_database(0), random.Random(seed), difficulty)
         for number, request in enumerate(islice(made, count)):
             yield _task(number, request)

@@ -44,6 +44,11 @@ class BackgroundLoop:
         async def watched() -> ResultT:
             try:
                 return await work
+            except SystemExit as error:
+                # It would end the loop's thread, and leave everybody waiting.
+                raise RuntimeError(
+                    f"exit({error.code}) was called on the background loop"
+                ) from error
             finally:
                 ended.set()
 

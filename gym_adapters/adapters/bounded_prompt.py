@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gym_adapters.errors import ModelError
 from gym_adapters.generation.chat import ChatSession, ModelTurn
@@ -58,7 +59,9 @@ class _Session:
     def segments(self) -> Sequence[Segment]:
         return self._session.segments
 
-    async def respond(self, new_items: Sequence[Item]) -> ModelTurn | None:
+    async def respond(
+        self, new_items: Sequence[Item], *, constraint: Mapping[str, Any] | None = None
+    ) -> ModelTurn | None:
         if not self._began:
             self._began = True
             length = len(self._model.renderer.prompt_ids(new_items, self._tools))
@@ -67,4 +70,4 @@ class _Session:
                     f"the prompt has {length} tokens, and the trainer takes {self._longest} at "
                     "most. Fix: allow longer prompts, or leave the row out."
                 )
-        return await self._session.respond(new_items)
+        return await self._session.respond(new_items, constraint=constraint)

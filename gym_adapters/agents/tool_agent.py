@@ -81,7 +81,7 @@ class ToolAgent:
         meter = _Meter()
         session: ChatSession | None = None
         async with episode:
-            step = await episode.start()
+            step = await episode.start(constraints=True)
             if not step.done:
                 try:
                     session = model.open(
@@ -106,7 +106,12 @@ class ToolAgent:
             with boundary(Boundary.MODEL, "generation"):
                 try:
                     async with asyncio.timeout(self.limits.turn_timeout):
-                        turn = await session.respond(step.items)
+                        # Sessions that know no constraints go on with environments of none.
+                        turn = await (
+                            session.respond(step.items)
+                            if step.constraint is None
+                            else session.respond(step.items, constraint=step.constraint)
+                        )
                 except TimeoutError as error:
                     raise RolloutTimeout(
                         f"the model gave no turn within {self.limits.turn_timeout} s"

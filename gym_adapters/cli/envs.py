@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["envs_command"]
 
+ROOM_FOR_DESCRIPTIONS = 110
+
 
 def envs_command(
     name: Annotated[
@@ -45,6 +47,7 @@ def envs_command(
 
 def _list(as_json: bool) -> None:
     import orjson
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -62,10 +65,16 @@ def _list(as_json: bool) -> None:
     if as_json:
         print(orjson.dumps(list(facts.values()), option=orjson.OPT_INDENT_2).decode())
         return
-    table = Table("name", "domain", "tools", "reward", "licence", "what it is")
+    console = Console()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    # A name is there to be copied: where there is little room, it is the description that goes.
+    roomy = console.width >= ROOM_FOR_DESCRIPTIONS
+    table.add_column("name", no_wrap=True)
+    for heading in ("domain", "tools", "reward", "licence", *(["what it is"] if roomy else [])):
+        table.add_column(heading)
     for name, fact in facts.items():
         if "error" in fact:
-            table.add_row(name, "", "", "", "", Text(f"not usable here: {fact['error']}", "red"))
+            table.add_row(name, Text(f"not usable here: {fact['error']}", "red"))
             continue
         card = fact["card"] or {}
         low, high = card.get("reward_range", ("?", "?"))
@@ -78,11 +87,11 @@ def _list(as_json: bool) -> None:
                     len(fact["tools"]) or ("by row" if fact["capabilities"]["own_tools"] else ""),
                     f"{low:g} to {high:g}" if card else "",
                     card.get("licence", ""),
-                    card.get("description", fact["summary"]),
+                    *([card.get("description", fact["summary"])] if roomy else []),
                 )
             )
         )
-    Console().print(table)
+    console.print(table)
     print("more about one: gym-adapters envs NAME")
 
 

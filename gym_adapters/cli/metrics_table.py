@@ -58,6 +58,8 @@ def _costs(metrics: Metrics) -> Iterator[tuple[str, str]]:
         yield "tool calls", f"{metrics.tool_calls:,}{wrong}"
     if metrics.output_tokens:
         yield "tokens", f"{metrics.input_tokens:,} read, {metrics.output_tokens:,} sampled"
+    if metrics.constrained is not None:
+        yield "constraints", str(metrics.constrained)
     if metrics.turns is not None:
         yield "turns", _spread(metrics.turns, "")
     if metrics.seconds is not None:

@@ -6,9 +6,9 @@ exact `TokenLedger` (`gym_adapters.generation.token_chat`); over a text endpoint
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.items import FinishReason, FunctionTool, Item
@@ -48,8 +48,14 @@ class ChatSession(Protocol):
         """Token segments so far; empty where the model gives no tokens."""
         ...
 
-    async def respond(self, new_items: Sequence[Item]) -> ModelTurn | None:
+    async def respond(
+        self, new_items: Sequence[Item], *, constraint: Mapping[str, Any] | None = None
+    ) -> ModelTurn | None:
         """Read `new_items`, which follow all that was said before, and answer.
+
+        Args:
+            new_items: What is new.
+            constraint: What this turn must look like (`gym_adapters.generation.constrained`).
 
         Returns:
             The turn, or ``None`` where `new_items` leave no context to answer in: they are then not
@@ -57,6 +63,7 @@ class ChatSession(Protocol):
 
         Raises:
             ModelError: If generation fails.
+            Unsupported: If the model can't be held to the constraint.
         """
         ...
 

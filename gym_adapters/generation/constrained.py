@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from gym_adapters.errors import InvalidConfig, Unsupported
+from gym_adapters.errors import InvalidConfig, InvalidEnvironment, Unsupported
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.segment import Segment
 
@@ -34,6 +34,8 @@ __all__ = [
     "OffPolicyReport",
     "constraint_of",
     "off_policy_report",
+    "refuse_constraint",
+    "with_constraint",
 ]
 
 CONSTRAINED_LOGPROBS = "constrained_logprobs"
@@ -58,12 +60,16 @@ class Constraint:
     text: str
 
 
-def constraint_of(sampling: SamplingParams) -> Constraint | None:
+def constraint_of(sampling: SamplingParams, *, any_temperature: bool = False) -> Constraint | None:
     """The constraint in the extras of `sampling`, if there is one.
+
+    Args:
+        sampling: How to sample.
+        any_temperature: Whether the engine knows the policy's log-probabilities at any temperature.
 
     Raises:
         InvalidConfig: If there are several, or its value is of a wrong kind.
-        Unsupported: If the temperature is neither 0 nor 1: engines score a turn at temperature 1.
+        Unsupported: If the temperature is neither 0 nor 1, and the engine scores turns at 1 only.
     """
     asked = [key for key in CONSTRAINT_KEYS if sampling.extras.get(key) is not None]
     if not asked:
@@ -71,12 +77,47 @@ def constraint_of(sampling: SamplingParams) -> Constraint | None:
     if len(asked) > 1:
         raise InvalidConfig(f"a turn can follow one constraint, not {' and '.join(asked)}.")
     kind = asked[0]
-    if sampling.temperature not in (0.0, 1.0):
+    if not any_temperature and sampling.temperature not in (0.0, 1.0):
         raise Unsupported(
             f"a turn constrained by {kind} needs temperature 1 (or 0), not {sampling.temperature}: "
             "its log-probabilities under the policy can't be had at another."
         )
     return Constraint(kind, _text(kind, sampling.extras[kind]))
+
+
+def with_constraint(sampling: SamplingParams, constraint: Mapping[str, Any]) -> SamplingParams:
+    """`sampling` for a turn that its environment constrains (`Environment.constraint`).
+
+    Raises:
+        InvalidEnvironment: If `constraint` is not one of `CONSTRAINT_KEYS` with its value.
+        InvalidConfig: If `sampling` has a constraint of its own.
+    """
+    if len(constraint) != 1 or not set(constraint).issubset(CONSTRAINT_KEYS):
+        raise InvalidEnvironment(
+            f"a constraint has one key of {', '.join(CONSTRAINT_KEYS)}, "
+            f"not {', '.join(map(str, constraint)) or 'none'}."
+        )
+    own = [key for key in CONSTRAINT_KEYS if sampling.extras.get(key) is not None]
+    if own:
+        raise InvalidConfig(
+            f"the environment constrains the turn by {next(iter(constraint))}, and the sampling "
+            f"settings by {own[0]}: leave one of them out."
+        )
+    return replace(sampling, extras={**sampling.extras, **constraint})
+
+
+def refuse_constraint(sampling: SamplingParams, generator: str) -> None:
+    """For generators that can't hold a turn to a constraint.
+
+    Raises:
+        Unsupported: If there is one in the extras of `sampling`.
+    """
+    asked = [key for key in CONSTRAINT_KEYS if sampling.extras.get(key) is not None]
+    if asked:
+        raise Unsupported(
+            f"{generator} can't hold a turn to a {asked[0]} and keep the policy's own "
+            "log-probabilities: leave it out, or switch the environment's constraints off."
+        )
 
 
 def _text(kind: str, value: Any) -> str:
@@ -104,6 +145,17 @@ class OffPolicyReport:
     constrained_tokens: int
     changed_tokens: int
     lost_nats: float
+
+    def __add__(self, other: OffPolicyReport) -> OffPolicyReport:
+        """Both together."""
+        constrained = self.constrained_tokens + other.constrained_tokens
+        lost = self.lost_nats * self.constrained_tokens + other.lost_nats * other.constrained_tokens
+        return OffPolicyReport(
+            self.sampled_tokens + other.sampled_tokens,
+            constrained,
+            self.changed_tokens + other.changed_tokens,
+            lost / constrained if constrained else 0.0,
+        )
 
     @property
     def is_off_policy(self) -> bool:

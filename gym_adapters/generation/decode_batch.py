@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from gym_adapters.errors import ModelError
 from gym_adapters.generation.kv_batch import KvBatch
 from gym_adapters.generation.protocol import SamplingParams
+from gym_adapters.generation.token_constraints import TokenConstraint
 from gym_adapters.generation.token_sampling import draw
 from gym_adapters.items import FinishReason
 
@@ -33,8 +35,11 @@ class DecodeRow:
         stop_token_ids: Ids that end it.
         random: Its own source of randomness, so that who shares the batch doesn't matter.
         decode: Ids to text; needed where `sampling` has stop strings.
+        constraint: What it must look like.
         token_ids: Sampled so far.
-        logprobs: Theirs.
+        logprobs: Theirs, under the policy.
+        constrained_logprobs: Theirs, under the constraint, where there is one.
+        failure: Why it can't be finished, where it can't.
         finish_reason: Set when it is done.
     """
 
@@ -44,18 +49,55 @@ class DecodeRow:
     stop_token_ids: frozenset[int]
     random: Random
     decode: Callable[[list[int]], str] | None = None
+    constraint: TokenConstraint | None = None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    constrained_logprobs: list[float] = field(default_factory=list)
+    failure: ModelError | None = None
     finish_reason: FinishReason | None = None
 
-    def add(self, token_id: int, logprob: float) -> None:
-        """Record a sampled token, and whether it was the last."""
+    def add(self, token_id: int, logprob: float, constrained_logprob: float | None = None) -> None:
+        """Record a sampled token, and whether it was the last.
+
+        Args:
+            token_id: The token.
+            logprob: Its natural-log probability under the policy.
+            constrained_logprob: The one under the constraint, where there is one.
+        """
+        if self.constraint is not None and constrained_logprob is not None:
+            try:
+                self.constraint.take(token_id)
+            except ModelError as error:
+                self._fail(error)
+                return
+            self.constrained_logprobs.append(constrained_logprob)
         self.token_ids.append(token_id)
         self.logprobs.append(logprob)
-        if token_id in self.stop_token_ids or self._ends_in_stop_string():
+        if self._is_complete():
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.limit:
             self.finish_reason = "length"
+
+    def _is_complete(self) -> bool:
+        return (
+            self.token_ids[-1] in self.stop_token_ids
+            or (self.constraint is not None and self.constraint.exhausted)
+            or self._ends_in_stop_string()
+        )
+
+    def _fail(self, error: ModelError) -> None:
+        # This row's own fault: the others go on.
+        self.failure, self.finish_reason = error, "stop"
+
+    def allowed(self, width: int) -> Tensor | None:
+        """Which of `width` ids may come next; ``None`` for any. Where none may, the row fails."""
+        if self.constraint is None:
+            return None
+        try:
+            return self.constraint.allowed(width)
+        except ModelError as error:
+            self._fail(error)
+            return None
 
     def _ends_in_stop_string(self) -> bool:
         stops = self.sampling.stop
@@ -179,9 +221,17 @@ def _last_logits(output: CausalLMOutputWithPast) -> Tensor:
 
 
 def _record(rows: Sequence[DecodeRow], logits: Tensor) -> None:
-    drawn = draw(logits, [row.sampling for row in rows], [row.random.random() for row in rows])
-    for row, token_id, logprob in zip(rows, drawn.token_ids, drawn.logprobs, strict=True):
-        row.add(token_id, logprob)
+    masks = {
+        index: mask
+        for index, row in enumerate(rows)
+        if (mask := row.allowed(logits.shape[-1])) is not None
+    }
+    drawn = draw(
+        logits, [row.sampling for row in rows], [row.random.random() for row in rows], masks
+    )
+    for index, row in enumerate(rows):
+        if row.failure is None:
+            row.add(drawn.token_ids[index], drawn.logprobs[index], drawn.constrained.get(index))
 
 
 def _forward_options(model: nn.Module) -> frozenset[str]:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from gym_adapters.errors import InvalidConfig, ModelError, RolloutTimeout
+from gym_adapters.errors import InvalidConfig, ModelError, RolloutTimeout, Unsupported
 from gym_adapters.generation.addresses import Address, Addresses
 from gym_adapters.generation.chat import ModelTurn
 from gym_adapters.generation.chat_completions import ChatCompletionsWire
@@ -288,7 +288,14 @@ class _EndpointSession:
     def segments(self) -> Sequence[Segment]:
         return ()
 
-    async def respond(self, new_items: Sequence[Item]) -> ModelTurn | None:
+    async def respond(
+        self, new_items: Sequence[Item], *, constraint: Mapping[str, Any] | None = None
+    ) -> ModelTurn | None:
+        if constraint is not None:
+            raise Unsupported(
+                f"{self._endpoint.name} can't be held to {' or '.join(constraint)}: use a model of "
+                "vllm or transformers, or switch the environment's constraints off."
+            )
         self._call_ids.update(
             item["call_id"] for item in new_items if item["type"] == "function_call"
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from gym_adapters.errors import Boundary, LedgerError, ModelError, Unsupported, boundary
 from gym_adapters.generation.chat import ModelTurn, Usage
+from gym_adapters.generation.constrained import with_constraint
 from gym_adapters.generation.protocol import Generation, SamplingParams, TokenGenerator
 from gym_adapters.items import FinishReason, FunctionTool, Item, assistant_message
 from gym_adapters.segment import Segment
@@ -120,17 +121,28 @@ class TokenChatSession:
         """Segments that hold a sampled token, oldest first."""
         return self.ledger.segments
 
-    async def respond(self, new_items: Sequence[Item]) -> ModelTurn | None:
+    async def respond(
+        self, new_items: Sequence[Item], *, constraint: Mapping[str, Any] | None = None
+    ) -> ModelTurn | None:
         """Read `new_items`, and answer; ``None``, and an unchanged ledger, where they don't fit.
+
+        Args:
+            new_items: What is new.
+            constraint: What this turn must look like (`gym_adapters.generation.constrained`).
 
         Raises:
             ModelError: If generation fails, or the tokens don't line up.
-            Unsupported: If the model is strict and the template rewrites history.
+            InvalidEnvironment: If the constraint is none.
+            Unsupported: If the model is strict and the template rewrites history, or its generator
+                can't hold it to the constraint.
         """
         with boundary(Boundary.MODEL, f"turn {self._turns} of {self._request_id}"):
+            sampling = self._sampling
+            if constraint is not None:
+                sampling = with_constraint(sampling, constraint)
             if not self._read(new_items):
                 return None
-            return await self._sample()
+            return await self._sample(sampling)
 
     def _read(self, new_items: Sequence[Item]) -> bool:
         """Append what the environment says; ``False``, and nothing appended, where it won't fit."""
@@ -165,10 +177,10 @@ class TokenChatSession:
         self._history.extend(new_items)
         return True
 
-    async def _sample(self) -> ModelTurn:
+    async def _sample(self, asked: SamplingParams) -> ModelTurn:
         context = self.ledger.context_ids
         read = len(context)
-        sampling = replace(self._sampling, max_tokens=self._budget(read))
+        sampling = replace(asked, max_tokens=self._budget(read))
         generation = await self._model.generator.generate(
             context, sampling, request_id=self._request_id
         )

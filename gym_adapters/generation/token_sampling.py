@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from gym_adapters.errors import InvalidConfig, ModelError, Unsupported
+from gym_adapters.generation.constrained import CONSTRAINT_KEYS
 from gym_adapters.generation.protocol import SamplingParams
 
 __all__ = ["Drawn", "check_sampling", "draw"]
@@ -16,10 +17,17 @@ __all__ = ["Drawn", "check_sampling", "draw"]
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One token a row: ids and natural-log probabilities, both of length B."""
+    """One token a row.
+
+    Attributes:
+        token_ids: Of length B.
+        logprobs: Natural-log probabilities under the policy, of length B.
+        constrained: For constrained rows, by row: the one that the token was drawn with.
+    """
 
     token_ids: list[int]
     logprobs: list[float]
+    constrained: dict[int, float] = field(default_factory=dict)
 
 
 def check_sampling(sampling: SamplingParams) -> None:
@@ -27,7 +35,7 @@ def check_sampling(sampling: SamplingParams) -> None:
 
     Raises:
         InvalidConfig: If a value is out of range.
-        Unsupported: If there are extras: none is known here, and none is dropped silently.
+        Unsupported: If there are extras but constraints: none is dropped silently.
     """
     if sampling.temperature < 0:
         raise InvalidConfig(f"temperature must be 0 or more, not {sampling.temperature}.")
@@ -37,22 +45,32 @@ def check_sampling(sampling: SamplingParams) -> None:
         raise InvalidConfig(f"top_k must be 0 (all tokens) or more, not {sampling.top_k}.")
     if sampling.max_tokens is not None and sampling.max_tokens < 1:
         raise InvalidConfig(f"max_tokens must be at least 1, not {sampling.max_tokens}.")
-    if sampling.extras:
-        names = ", ".join(sorted(sampling.extras))
+    if unknown := set(sampling.extras).difference(CONSTRAINT_KEYS):
+        names = ", ".join(sorted(unknown))
         raise Unsupported(f"the transformers generator knows no sampling setting named {names}.")
 
 
-def draw(logits: Tensor, samplings: Sequence[SamplingParams], uniforms: Sequence[float]) -> Drawn:
+def draw(
+    logits: Tensor,
+    samplings: Sequence[SamplingParams],
+    uniforms: Sequence[float],
+    allowed: Mapping[int, Tensor] | None = None,
+) -> Drawn:
     """Sample one token a row by inverting its distribution function.
 
     Log-probabilities are the processed ones: of the distribution after temperature, top-k and
     top-p, in this order. A greedy row (temperature 0) takes the likeliest token and reports its
     log-probability at temperature 1, as vLLM does with ``logprobs_mode="processed_logprobs"``.
 
+    A constrained row is drawn from the allowed tokens alone, processed in the same way. Its policy
+    log-probability is after temperature only: top-k and top-p could make it that of an impossible
+    token.
+
     Args:
         logits: Of shape (B, vocabulary), any float type.
         samplings: How to sample, one a row.
         uniforms: Randomness, one number in [0, 1) a row.
+        allowed: For constrained rows, by row: which tokens may be drawn, bool (vocabulary,).
 
     Raises:
         ModelError: If a logit is NaN.
@@ -63,13 +81,23 @@ def draw(logits: Tensor, samplings: Sequence[SamplingParams], uniforms: Sequence
     greedy = torch.tensor([s.temperature == 0 for s in samplings], device=logits.device)
     heat = torch.tensor([s.temperature or 1.0 for s in samplings], device=logits.device)
     logits = logits / heat[:, None]
+    bound = sorted(allowed or ())
+    free = logits[bound]
+    if allowed:
+        may = torch.stack([allowed[row] for row in bound]).to(logits.device)
+        logits[bound] = logits[bound].masked_fill(~may, -torch.inf)
     cut = [row for row, s in enumerate(samplings) if s.temperature and (s.top_k or s.top_p < 1)]
     if cut:
         logits[cut] = _truncated(logits[cut], [samplings[row] for row in cut])
     logprobs = torch.log_softmax(logits, dim=-1)
     chosen = torch.where(greedy, logits.argmax(dim=-1), _inverse(logprobs, uniforms))
     taken = logprobs.gather(1, chosen[:, None])[:, 0]
-    return Drawn(chosen.tolist(), taken.tolist())
+    told, constrained = taken.tolist(), {row: float(taken[row]) for row in bound}
+    if bound:
+        own = torch.log_softmax(free, dim=-1).gather(1, chosen[bound, None])[:, 0].tolist()
+        for row, logprob in zip(bound, own, strict=True):
+            told[row] = logprob
+    return Drawn(chosen.tolist(), told, constrained)
 
 
 def _inverse(logprobs: Tensor, uniforms: Sequence[float]) -> Tensor:

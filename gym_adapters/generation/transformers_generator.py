@@ -17,11 +17,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from gym_adapters.errors import InvalidConfig, MissingExtra, ModelError, Unsupported
+from gym_adapters.generation.constrained import CONSTRAINED_LOGPROBS, constraint_of
 from gym_adapters.generation.protocol import Generation, SamplingParams
 
 try:
     from gym_adapters.generation.decode_batch import DecodeBatch, DecodeRow
     from gym_adapters.generation.decode_worker import DecodeWorker, Request
+    from gym_adapters.generation.token_constraints import ConstraintCompiler
     from gym_adapters.generation.token_sampling import check_sampling
 except ModuleNotFoundError as error:
     raise MissingExtra(
@@ -58,13 +60,18 @@ class TransformersGenerator:
     Log-probabilities are the processed ones: after temperature, top-k and top-p. At temperature 0
     the likeliest token is taken and reported at temperature 1, as vLLM does.
 
+    Turns may be constrained (`gym_adapters.generation.constrained`), at any temperature; this needs
+    the extra ``constrained`` and a fast tokenizer. Their log-probabilities are the policy's at that
+    temperature, before top-k and top-p; the constrained ones are beside them.
+
     Models with a sliding-window or recurrent cache are decoded in static batches: rows that arrive
     while one is running wait for its end.
 
     Args:
         model: A causal language model, or a wrapper with the same forward pass. Nothing is
             unwrapped.
-        tokenizer: Needed only for stop strings; gives the end-of-text and padding ids too.
+        tokenizer: Needed only for stop strings and constraints; gives the end-of-text and padding
+            ids too.
         max_batch_size: Most rows decoded at once.
         eos_token_ids: Ids that end every turn, beside a request's own; those of the generation
             config, or else of the config, and of the tokenizer by default.
@@ -103,6 +110,7 @@ class TransformersGenerator:
         self._seed = secrets.randbits(64) if seed is None else seed
         self._turns: OrderedDict[str, int] = OrderedDict()
         pad = getattr(tokenizer, "pad_token_id", None) or 0
+        self._compiler: ConstraintCompiler | None = None
         self._worker = DecodeWorker(model, DecodeBatch(model, pad), max_batch_size)
 
     @classmethod
@@ -153,13 +161,18 @@ class TransformersGenerator:
         Raises:
             ModelError: If the prompt doesn't fit, has ids the model doesn't know, or decoding
                 fails. The generator stays usable.
-            InvalidConfig: If a sampling setting is out of range.
-            Unsupported: If there is media, an unknown sampling setting, or a stop string without a
-                tokenizer.
+            InvalidConfig: If a sampling setting is out of range, or a constraint can't be read.
+            Unsupported: If there is media, an unknown sampling setting, or a stop string or a
+                constraint without a tokenizer.
         """
         if media:
             raise Unsupported("the transformers generator takes text only, and there is media.")
         row = self._row(prompt_ids, sampling, request_id)
+        constraint = constraint_of(sampling, any_temperature=True)
+        if constraint is not None:
+            row.constraint = await asyncio.to_thread(
+                self._constraints().compile, constraint, row.stop_token_ids
+            )
         version = self.weights_version() if callable(self.weights_version) else self.weights_version
         loop = asyncio.get_running_loop()
         request = Request(row, loop, loop.create_future())
@@ -174,7 +187,10 @@ class TransformersGenerator:
                 request.done.result()
             raise
         request.done.result()
-        return Generation(row.token_ids, row.logprobs, row.finish_reason, version)
+        if row.failure is not None:
+            raise row.failure
+        extras = {} if constraint is None else {CONSTRAINED_LOGPROBS: row.constrained_logprobs}
+        return Generation(row.token_ids, row.logprobs, row.finish_reason, version, extras)
 
     async def aclose(self) -> None:
         """Fail what is still waiting and end the thread. The model is left as it is."""
@@ -219,6 +235,15 @@ class TransformersGenerator:
             random=self._random(sampling, request_id),
             decode=self._decode if sampling.stop else None,
         )
+
+    def _constraints(self) -> ConstraintCompiler:
+        if self._compiler is None:
+            if self._tokenizer is None:
+                raise Unsupported(
+                    "constrained turns need a tokenizer: pass one to TransformersGenerator."
+                )
+            self._compiler = ConstraintCompiler(self._tokenizer, self._vocabulary or 0)
+        return self._compiler
 
     def _decode(self, token_ids: list[int]) -> str:
         text = self._tokenizer.decode(token_ids) if self._tokenizer is not None else ""

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from gym_adapters.errors import Boundary
+from gym_adapters.generation.constrained import OffPolicyReport, off_policy_report
 from gym_adapters.items import Item
 from gym_adapters.reward import OutcomeStatus
 from gym_adapters.rollout import Rollout
@@ -59,6 +60,7 @@ class Metrics:
         turns: Model calls per rollout.
         seconds: Wall time per rollout.
         model_share: Share of that time spent waiting for the model.
+        constrained: What constraints did to the tokens sampled; ``None`` where there were none.
         environments: The same for each environment, where a run has several.
     """
 
@@ -83,6 +85,7 @@ class Metrics:
     turns: Spread | None
     seconds: Spread | None
     model_share: float | None
+    constrained: OffPolicyReport | None = None
     environments: Mapping[str, Metrics] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -90,6 +93,8 @@ class Metrics:
         data = asdict(self)
         if not self.environments:
             del data["environments"]
+        if self.constrained is None:
+            del data["constrained"]
         return data
 
 
@@ -147,6 +152,7 @@ class RolloutMetrics:
     _turns: array[float] = field(default_factory=lambda: array("d"))
     _seconds: array[float] = field(default_factory=lambda: array("d"))
     _model_seconds: float = 0.0
+    _off_policy: OffPolicyReport = field(default_factory=lambda: off_policy_report(()))
     _parts: dict[str, RolloutMetrics] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -160,6 +166,7 @@ class RolloutMetrics:
         self.rollouts += 1
         self.input_tokens += rollout.usage.input_tokens
         self.output_tokens += rollout.usage.output_tokens
+        self._off_policy += off_policy_report(rollout.segments)
         tally = self._tasks.setdefault(rollout.task_id, _TaskTally())
         outcome = rollout.outcome
         if outcome.failure is not None:
@@ -245,6 +252,7 @@ class RolloutMetrics:
             turns=_spread(self._turns),
             seconds=_spread(self._seconds),
             model_share=self._model_seconds / seconds if seconds > 0 else None,
+            constrained=self._off_policy if self._off_policy.constrained_tokens else None,
             environments={name: part.metrics(ks) for name, part in self._parts.items()},
         )
 

@@ -167,7 +167,7 @@ async def reverify(
 
 
 async def _outcome(episode: Episode, rollout: Rollout) -> Outcome:
-    step = await episode.start()
+    step = await episode.start(constraints=True)
     for turn in recorded_turns(rollout):
         if step.done:
             break

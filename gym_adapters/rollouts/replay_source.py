@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -109,7 +109,9 @@ class _RecordedSession:
     def segments(self) -> Sequence[Segment]:
         return ()
 
-    async def respond(self, new_items: Sequence[Item]) -> ModelTurn | None:
+    async def respond(
+        self, new_items: Sequence[Item], *, constraint: Mapping[str, Any] | None = None
+    ) -> ModelTurn | None:
         turn = next(self._turns, None)
         if turn is None and not self._context:
             raise ModelError("the recorded attempt has no further turn")

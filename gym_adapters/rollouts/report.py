@@ -129,6 +129,8 @@ def _metric_rows(metrics: Metrics) -> Iterator[tuple[str, str]]:
             yield name, ", ".join(f"{key} {value}" for key, value in sorted(counts.items()))
     if metrics.output_tokens:
         yield "tokens", f"{metrics.input_tokens} read, {metrics.output_tokens} sampled"
+    if metrics.constrained is not None:
+        yield "constraints", str(metrics.constrained)
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import shutil
@@ -19,6 +20,12 @@ __all__ = ["Workspace", "sandbox_user"]
 
 # Far above the users of any distribution, so that no one else's processes count against a limit.
 _FIRST_USER, _USERS = 200_000, 1_000_000
+
+
+# What no command of a policy can be blamed for; a full disk is not its wrong answer.
+_OF_THE_MACHINE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS, errno.ENOMEM}
+)
 
 
 def sandbox_user() -> int | None:
@@ -112,6 +119,8 @@ class Workspace:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", errors="surrogateescape")
         except OSError as error:
+            if error.errno in _OF_THE_MACHINE:
+                raise SandboxError(f"the workspace can't be written: {error.strerror}") from error
             raise ToolError(f"{name} can't be written: {error.strerror}") from error
         for made in (*new, path):
             self._give_away(made)

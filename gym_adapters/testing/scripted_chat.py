@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
@@ -44,6 +44,7 @@ class ScriptedChatCall:
         history: All items before them, the model's own included.
         tools: Tools the session was opened with.
         sampling: Sampling the session was opened with.
+        constraint: What the environment said this turn must look like; the script may ignore it.
     """
 
     request_id: str
@@ -52,6 +53,7 @@ class ScriptedChatCall:
     history: tuple[Item, ...]
     tools: tuple[FunctionTool, ...]
     sampling: SamplingParams
+    constraint: Mapping[str, Any] | None = None
 
 
 ScriptedReply = ModelTurn | Sequence[Item] | str | Exception | None
@@ -160,7 +162,9 @@ class _ScriptedSession:
     def segments(self) -> Sequence[Segment]:
         return ()
 
-    async def respond(self, new_items: Sequence[Item]) -> ModelTurn | None:
+    async def respond(
+        self, new_items: Sequence[Item], *, constraint: Mapping[str, Any] | None = None
+    ) -> ModelTurn | None:
         call = ScriptedChatCall(
             request_id=self._request_id,
             turn=next(self._turns),
@@ -168,6 +172,7 @@ class _ScriptedSession:
             history=tuple(self._history),
             tools=self._tools,
             sampling=self._sampling,
+            constraint=constraint,
         )
         turn = await self._model._answer(call)
         self._history.extend(new_items)

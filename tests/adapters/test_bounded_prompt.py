@@ -49,3 +49,14 @@ async def test_later_messages_are_not_bounded() -> None:
     await session.respond(PROMPT)
     turn = await session.respond([user_message("a longer message than the first of all")])
     assert turn is not None
+
+
+async def test_a_constraint_is_passed_on() -> None:
+    tokenizer = tiny_tokenizer()
+    generator = ScriptedGenerator(lambda *_: tokenizer("hello<|im_end|>")["input_ids"])
+    chat = TokenChatModel(
+        generator, TemplateRenderer(tokenizer), output_parser(tokenizer), name="tiny"
+    )
+    session = BoundedPrompt(chat, LENGTH).open(tools=(), sampling=SamplingParams(), request_id="r")
+    await session.respond(PROMPT, constraint={"regex": "hello"})
+    assert generator.calls[0].sampling.extras == {"regex": "hello"}

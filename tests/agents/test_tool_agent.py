@@ -93,9 +93,9 @@ class NoSetUp(Adder):
 
 @pytest.fixture(autouse=True)
 def every_episode_is_closed_once() -> Any:
-    Adder.closed = Talker.closed = NoSetUp.closed = 0
+    Adder.closed = Talker.closed = NoSetUp.closed = Guided.closed = 0
     yield
-    assert Adder.closed + Talker.closed + NoSetUp.closed == 1
+    assert Adder.closed + Talker.closed + NoSetUp.closed + Guided.closed == 1
 
 
 TASK = Task.from_row({"responses_create_params": {"input": "add"}, "more": [1]})
@@ -321,3 +321,19 @@ async def test_an_error_in_close_is_logged_and_the_reward_stands(
         rollout = await rollout_of(["hi"], environment=Sticky)
     assert rollout.reward == 0.0
     assert "closing an episode of Sticky failed" in caplog.text
+
+
+class Guided(Talker):
+    """Constrains its second turn."""
+
+    async def constraint(self) -> dict[str, Any] | None:
+        return {"regex": "[ab]"} if self.total == 1 else None
+
+
+async def test_each_turn_is_asked_for_with_the_constraint_of_its_moment() -> None:
+    model = ScriptedChatModel(["a", "b", "c"])
+
+    rollout = await rollout_of(model, environment=Guided)
+
+    assert [call.constraint for call in model.calls] == [None, {"regex": "[ab]"}, None]
+    assert rollout.outcome.status is OutcomeStatus.SCORED

@@ -11,12 +11,13 @@ from gym_adapters.environments.equivalence_llm_judge.environment import (
     EquivalenceConfig,
     EquivalenceLlmJudge,
     EquivalenceTask,
+    _tell_that_nobody_judges,
 )
 
-from gym_adapters import Boundary, Episode, InvalidConfig, InvalidRow, Outcome
+from gym_adapters import Boundary, Episode, InvalidConfig, InvalidRow, Outcome, load_environment
 from gym_adapters.items import assistant_message, final_text, item_text
 from gym_adapters.task import read_rows
-from gym_adapters.verifiers.judge import ScriptedJudge
+from gym_adapters.verifiers.judge import ExactJudge, ScriptedJudge
 
 YES, NO = "[[A=B]] yes", "[[A!=B]] no"
 PATTERN = {"template_metadata": {"output_regex": r"Answer: (\w+)"}}
@@ -132,9 +133,23 @@ async def test_an_empty_message_gets_0_without_a_judge() -> None:
     assert value_of(await outcome_of(" ", judge)) == 0.0
 
 
-async def test_opening_without_a_judge_says_how_to_name_one() -> None:
-    with pytest.raises(InvalidConfig, match="Set judge to a model"):
-        async with EquivalenceLlmJudge.open_resources(EquivalenceConfig()):
+async def test_without_a_judge_only_the_same_text_counts_and_that_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _tell_that_nobody_judges.cache_clear()
+    config = load_environment("equivalence_llm_judge").config()
+    assert config == EquivalenceConfig()
+    for _ in range(2):
+        async with EquivalenceLlmJudge.open_resources(config) as judge:
+            assert isinstance(judge, ExactJudge)
+    (told,) = caplog.records
+    assert told.levelname == "WARNING"
+    assert "Set judge to a model" in told.getMessage()
+
+
+async def test_a_judge_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match="nobody"):
+        async with EquivalenceLlmJudge.open_resources(EquivalenceConfig(judge="nobody")):
             pass
 
 

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -27,13 +27,13 @@ from gym_adapters import (
     Task,
     Transcript,
     Unsupported,
+    UsageError,
     environment_names,
     load_environment,
 )
 from gym_adapters.episode import open_episode_resources
 from gym_adapters.items import FinishReason, Item, assistant_message, function_call
 from gym_adapters.task import read_rows
-from gym_adapters.verifiers.judge import ExactJudge
 
 NAMES = environment_names()
 every_environment = pytest.mark.parametrize("name", NAMES)
@@ -45,12 +45,6 @@ class Setup(NamedTuple):
     config: EnvironmentConfig
     resources: Any
 
-
-# How to open what an environment can't have in a test, such as a judge model: name -> a function of
-# the entry that gives the resources. Environments that are not named open their own.
-RESOURCES: Mapping[str, Callable[[EnvironmentEntry], Any]] = {
-    "equivalence_llm_judge": lambda entry: ExactJudge(),
-}
 
 # Environments that start processes or the like, and how many of their episodes run at once here.
 CONCURRENT_EPISODES: Mapping[str, int] = {"code_debugging": 24, "code_gen": 40, "swe": 8}
@@ -114,9 +108,6 @@ def examples(entry: EnvironmentEntry, at_most: int = 20) -> list[Task]:
 @asynccontextmanager
 async def opened(entry: EnvironmentEntry) -> AsyncIterator[Setup]:
     config = entry.config()
-    if entry.name in RESOURCES:
-        yield Setup(config, RESOURCES[entry.name](entry))
-        return
     async with open_episode_resources(entry.environment, config) as resources:
         yield Setup(config, resources)
 
@@ -280,6 +271,16 @@ async def test_same_seed_and_task_give_the_same_episode(name: str) -> None:
                 assert again.tools == first.tools
                 assert again.output == first.output
                 assert again.outcome == first.outcome
+
+
+@every_environment
+@pytest.mark.parametrize("difficulty", [-0.1, 1.1, float("nan")])
+def test_a_difficulty_from_outside_0_to_1_is_refused_at_once(name: str, difficulty: float) -> None:
+    environment = loaded(name).environment
+    if "generate_tasks" not in vars(environment):
+        pytest.skip("it generates no tasks")
+    with pytest.raises(UsageError, match="difficulty must be from 0 to 1"):
+        environment.generate_tasks(1, difficulty=difficulty)
 
 
 @every_environment

@@ -10,7 +10,7 @@ import pytest
 from gym_adapters.environments.negotiation.environment import Negotiation, NegotiationTask
 from gym_adapters.environments.negotiation.parties import Move, ScriptedCounterpart, paired
 
-from gym_adapters import Episode, EpisodeLimits, Outcome
+from gym_adapters import Episode, EpisodeLimits, InvalidRow, Outcome
 from gym_adapters.items import function_call
 from gym_adapters.registry import load_environment
 
@@ -167,3 +167,16 @@ def test_the_examples_are_the_generators_own() -> None:
         for asked in Negotiation.generate_tasks(2, seed=seed, difficulty=difficulty)
     ]
     assert rows == made
+
+
+@pytest.mark.parametrize(
+    ("role", "limit", "other"), [("buyer", 100, 200), ("buyer", 100, 100), ("seller", 200, 100)]
+)
+def test_limits_without_a_gap_between_them_are_refused(role: str, limit: int, other: int) -> None:
+    with pytest.raises(InvalidRow, match=r"other_side\.limit"):
+        task(role, limit=limit, other=other)
+
+
+def test_a_first_price_past_the_partys_own_limit_is_refused() -> None:
+    with pytest.raises(InvalidRow, match=r"other_side\.first"):
+        task("buyer", limit=400, other=300)

@@ -21,7 +21,15 @@ from gym_adapters.environments.preference.scorers import (
 from gym_adapters.environments.preference.subjects import SUBJECTS, text_on
 from hypothesis import given, strategies as st
 
-from gym_adapters import JudgeError, Outcome, Reward, Rollout, StopReason, VerifierError
+from gym_adapters import (
+    InvalidConfig,
+    JudgeError,
+    Outcome,
+    Reward,
+    Rollout,
+    StopReason,
+    VerifierError,
+)
 from gym_adapters.episode import open_episode_resources
 from gym_adapters.items import assistant_message
 from gym_adapters.registry import load_environment
@@ -136,3 +144,21 @@ def test_the_examples_are_the_generators_own() -> None:
     ]
     assert rows == made
     assert all(isinstance(PreferenceTask.from_row(row), PreferenceTask) for row in rows)
+
+
+async def test_an_empty_text_loses_without_a_judge_being_asked() -> None:
+    judge = ScriptedJudge([])
+    assert await win_rates(JudgedPairs(judge), BRIEF, [GOOD, " "]) == [1.0, 0.0]
+    assert await win_rates(JudgedPairs(judge), BRIEF, ["", ""]) == [0.5, 0.5]
+    assert judge.requests == []
+
+
+async def test_what_a_judge_raises_is_the_judges_fault() -> None:
+    with pytest.raises(JudgeError, match="down"):
+        await JudgedPairs(ScriptedJudge([OSError("down")] * 2)).preference(BRIEF, GOOD, SHORT)
+
+
+async def test_the_exact_judge_cannot_compare() -> None:
+    with pytest.raises(InvalidConfig, match="which of two texts"):
+        async with Preference.open_resources(PreferenceConfig(judge="exact")):
+            pass

@@ -169,3 +169,30 @@ def test_diffs_are_applied(diff: str, after: dict[str, str | None]) -> None:
 def test_diffs_that_do_not_fit_are_refused(diff: str) -> None:
     with pytest.raises(PatchError):
         patched(diff, lambda name: TEXT)
+
+
+def test_a_form_feed_does_not_end_a_line() -> None:
+    diff = "--- a/f\n+++ b/f\n@@ -1,2 +1,2 @@\n a\x0cb\n-c\n+d\n"
+    assert patched(diff, lambda name: "a\x0cb\nc\n") == {"f": "a\x0cb\nd\n"}
+
+
+def test_a_renamed_file_is_gone_from_its_old_place() -> None:
+    diff = "--- a/f\n+++ b/g\n@@ -1 +1 @@\n-c\n+d\n"
+    assert patched(diff, lambda name: "c\n") == {"f": None, "g": "d\n"}
+
+
+@pytest.mark.parametrize("field", ["patch", "test_patch"])
+def test_what_is_no_diff_is_refused(field: str) -> None:
+    with pytest.raises(InvalidRow, match=field):
+        task(**{field: "change it"})
+
+
+async def test_the_word_cannot_be_read_off_the_runners_names(sandbox: Sandbox) -> None:
+    forged = (
+        "import __main__, os, sys; word = vars(__main__).get('word') or sys.stdin.readline(); "
+        "os.write(1, word.encode()); os._exit(0)"
+    )
+    _, outcome = await play(
+        sandbox, f'for f in $(find . -name "*.py"); do echo "{forged}" > $f; done'
+    )
+    assert verdict(outcome)[0] == 0.0

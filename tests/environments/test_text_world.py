@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from gym_adapters.environments.text_world.environment import (
     TextWorld,
@@ -13,6 +15,8 @@ from gym_adapters.environments.text_world.world import make_world
 from hypothesis import given, strategies as st
 
 from gym_adapters import Episode, EpisodeLimits
+from gym_adapters.agents.tool_agent import ToolAgent
+from gym_adapters.generation.constrained import off_policy_report
 from gym_adapters.items import assistant_message, item_text
 from gym_adapters.registry import load_environment
 
@@ -81,6 +85,51 @@ async def test_the_grammar_names_exactly_what_can_be_done() -> None:
         assert item_text(step.items[0]).endswith(
             f"You can: {', '.join(environment.legal_actions)}."
         )
+
+
+async def test_a_turn_is_constrained_only_where_that_is_asked_for() -> None:
+    async with Episode(TextWorld, task()) as free:
+        assert (await free.start(constraints=True)).constraint is None
+    config = TextWorldConfig(constrained=True)
+    async with Episode(TextWorld, task(), config=config) as episode:
+        step = await episode.start(constraints=True)
+        assert step.constraint == {"grammar": episode.environment.grammar}
+        step = await episode.advance([assistant_message(episode.environment.legal_actions[0])])
+        assert step.constraint == {"grammar": episode.environment.grammar}
+
+
+async def test_a_model_held_to_the_grammar_never_says_what_can_not_be_done(tmp_path: Path) -> None:
+    pytest.importorskip("llguidance", reason="needs the constrained extra")
+    from gym_adapters.generation.token_chat import TokenChatModel
+    from gym_adapters.generation.transformers_generator import TransformersGenerator
+    from gym_adapters.testing.tiny_model import tiny_policy
+    from gym_adapters.tokens.output_parser import output_parser
+    from gym_adapters.tokens.template_renderer import TemplateRenderer
+
+    policy = tiny_policy(size="small", cache_dir=tmp_path)
+    tokenizer = policy.tokenizer
+    async with TransformersGenerator(policy.load_model(), tokenizer, seed=1) as generator:
+        model = TokenChatModel(
+            generator,
+            TemplateRenderer(tokenizer),
+            output_parser(tokenizer, "hermes"),
+            name="tiny",
+        )
+        rollout = await ToolAgent().run(
+            Episode(
+                TextWorld,
+                task(),
+                config=TextWorldConfig(constrained=True),
+                limits=EpisodeLimits(max_turns=8),
+            ),
+            model,
+        )
+
+    assert rollout.outcome.reward is not None
+    told = [item_text(item) for item in rollout.output]
+    assert len(told) > 2
+    assert not any("can't" in text for text in told)
+    assert off_policy_report(rollout.segments).is_off_policy
 
 
 async def test_the_prompt_shows_the_map_the_task_is_about() -> None:

@@ -18,7 +18,7 @@ from gym_adapters.environments.user_simulation.environment import (
 )
 from hypothesis import given, strategies as st
 
-from gym_adapters import Episode, Outcome
+from gym_adapters import Episode, InvalidRow, Outcome
 from gym_adapters.items import assistant_message, function_call, item_text
 from gym_adapters.registry import load_environment
 
@@ -158,3 +158,21 @@ def test_the_examples_are_the_generators_own() -> None:
         for asked in UserSimulation.generate_tasks(2, seed=seed, difficulty=difficulty)
     ]
     assert rows == made
+
+
+async def test_a_fallback_does_not_undo_a_change_of_mind() -> None:
+    wanted = goal(
+        order={**WANTED, "days": 6}, fallback={"days": 3}, change={"days": 2, "helmet": True}
+    )
+    customer = ScriptedCustomer(wanted)
+    for said in (ASK, "Shall I book?", "Sorry, at most 3 days."):
+        await customer.reply(said)
+    assert customer.current == wanted.final
+
+
+@pytest.mark.parametrize(
+    "changes", [{"fallback": {"bike": "car"}}, {"change": {"days": 9}}, {"fallback": {"x": 1}}]
+)
+def test_a_goal_that_no_hire_can_meet_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRow, match="goal"):
+        task(**changes)

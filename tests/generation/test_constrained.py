@@ -13,6 +13,7 @@ from gym_adapters.generation.constrained import (
     OffPolicyReport,
     constraint_of,
     off_policy_report,
+    refuse_constraint,
 )
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.segment import Segment, Span
@@ -88,3 +89,16 @@ def test_a_constraint_that_never_bit_leaves_the_run_on_policy() -> None:
     report = off_policy_report([segment(span, logprobs=[-1.0005, -2.0])])
     assert not report.is_off_policy
     assert str(report).startswith("on-policy: 2 of 2")
+
+
+def test_two_reports_add_up() -> None:
+    both = OffPolicyReport(10, 4, 2, 0.5) + OffPolicyReport(5, 1, 1, 3.0)
+    assert both == OffPolicyReport(15, 5, 3, 1.0)
+    nothing = off_policy_report([])
+    assert nothing + nothing == nothing
+
+
+def test_a_generator_that_can_not_be_held_to_a_constraint_refuses_it() -> None:
+    refuse_constraint(SamplingParams(extras={"min_p": 0.1}), "it")
+    with pytest.raises(Unsupported, match="it can't hold a turn to a grammar"):
+        refuse_constraint(SamplingParams(extras={"grammar": "root ::= 'a'"}), "it")

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from gym_adapters import Boundary, Environment, InvalidConfig, ModelError, Task, Transcript, tool
-from gym_adapters.errors import RolloutTimeout
+from gym_adapters.errors import RolloutTimeout, Unsupported
 from gym_adapters.generation import openai_endpoint
 from gym_adapters.generation.chat import ModelTurn, Usage
 from gym_adapters.generation.openai_endpoint import (
@@ -698,3 +698,11 @@ async def test_nothing_of_aiohttp_is_left_open() -> None:
             client = endpoint._client
         assert isinstance(client, aiohttp.ClientSession)
         assert client.closed
+
+
+async def test_a_constraint_is_refused_before_anything_is_asked() -> None:
+    async with serving([said("hello")]) as server, OpenAIEndpoint("m", server.url) as endpoint:
+        session = endpoint.open(tools=(), sampling=SamplingParams(), request_id="task-0")
+        with pytest.raises(Unsupported, match="can't be held to json_schema"):
+            await session.respond(HI, constraint={"json_schema": {}})
+        assert server.asked == []

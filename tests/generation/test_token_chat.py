@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gym_adapters.errors import ModelError, Unsupported
+from gym_adapters.errors import InvalidConfig, InvalidEnvironment, ModelError, Unsupported
 from gym_adapters.generation.protocol import Generation, SamplingParams
 from gym_adapters.generation.token_chat import TokenChatModel, TokenChatSession
 from gym_adapters.items import (
@@ -277,3 +277,34 @@ async def test_ids_that_spell_no_canonical_text_stay_as_sampled() -> None:
     (segment,) = talk.session.segments
     assert list(segment.completion_ids[:2]) == odd
     assert list(segment.logprobs[:2]) == [-1.0, -2.0]
+
+
+async def test_a_constraint_holds_for_its_own_turn_alone() -> None:
+    talk = Talk("a<|im_end|>", "b<|im_end|>", sampling=SamplingParams(extras={"min_p": 0.1}))
+
+    await talk.session.respond([user_message("q")], constraint={"regex": "[ab]"})
+    await talk.session.respond([user_message("n")])
+
+    assert [how.extras for how in talk.script.samplings] == [
+        {"min_p": 0.1, "regex": "[ab]"},
+        {"min_p": 0.1},
+    ]
+
+
+@pytest.mark.parametrize("constraint", [{}, {"pattern": "a"}, {"regex": "a", "grammar": "b"}])
+async def test_a_constraint_that_is_none_is_refused_before_anything_is_read(
+    constraint: dict[str, str],
+) -> None:
+    talk = Talk("a<|im_end|>")
+
+    with pytest.raises(InvalidEnvironment, match="one key of json_schema, regex, grammar"):
+        await talk.session.respond([user_message("q")], constraint=constraint)
+
+    assert not talk.session.ledger.is_open
+
+
+async def test_a_turn_is_constrained_by_its_environment_or_by_the_run_not_by_both() -> None:
+    talk = Talk("a<|im_end|>", sampling=SamplingParams(extras={"json_schema": {}}))
+
+    with pytest.raises(InvalidConfig, match="by regex, and the sampling settings by json_schema"):
+        await talk.session.respond([user_message("q")], constraint={"regex": "a"})

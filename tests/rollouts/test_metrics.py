@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, strategies as st
 
 from gym_adapters import Boundary, ModelError, Outcome, Reward, Rollout, SandboxError, StopReason
+from gym_adapters.generation.constrained import CONSTRAINED_LOGPROBS, OffPolicyReport
 from gym_adapters.items import function_call, function_call_output
 from gym_adapters.rollout import Timings, TokenUsage
 from gym_adapters.rollouts.metrics import RolloutMetrics, tool_errors
@@ -17,6 +19,7 @@ from gym_adapters.rollouts.pass_at_k import (
     pass_at_k,
     pass_at_k_over_tasks,
 )
+from gym_adapters.segment import Segment, Span
 from gym_adapters.tools import error_result
 
 
@@ -187,3 +190,15 @@ def test_tool_errors_are_told_by_type() -> None:
         function_call_output("8", "fine"),
     ]
     assert tool_errors(items) == {"invalid_arguments": 2, "unknown_tool": 1}
+
+
+def test_constrained_tokens_are_told_and_only_where_there_are_any() -> None:
+    span = Span(0, 2, sampled=True, extras={CONSTRAINED_LOGPROBS: [-1.0, -0.5]})
+    segment = Segment([1], [2, 3], mask=[1, 1], logprobs=[-1.0, -2.5], spans=(span,))
+    constrained = replace(rollout("a", 1.0), segments=(segment,))
+
+    metrics = gathered(constrained, rollout("b", 0.0), constrained).metrics()
+
+    assert metrics.constrained == OffPolicyReport(4, 4, 2, 1.0)
+    assert metrics.to_json()["constrained"]["changed_tokens"] == 2
+    assert "constrained" not in gathered(rollout("b", 0.0)).metrics().to_json()

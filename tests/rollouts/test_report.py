@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 from gym_adapters import ModelError, Outcome, Reward, Rollout, StopReason
+from gym_adapters.generation.constrained import CONSTRAINED_LOGPROBS
 from gym_adapters.items import (
     assistant_message,
     function_call,
@@ -14,6 +16,7 @@ from gym_adapters.items import (
 )
 from gym_adapters.rollouts import RolloutMetrics
 from gym_adapters.rollouts.report import LONGEST_TEXT, RolloutSample, html_report
+from gym_adapters.segment import Segment, Span
 
 EVIL = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"&</pre>"
 
@@ -104,3 +107,15 @@ def test_a_sample_of_nothing_keeps_nothing() -> None:
     sample.add(rollout(0, 1.0))
     sample.add(rollout(1, None))
     assert (sample.worst, sample.best, sample.failed) == ([], [], [])
+
+
+def test_a_run_under_constraints_says_how_far_it_is_off_policy() -> None:
+    span = Span(0, 1, sampled=True, extras={CONSTRAINED_LOGPROBS: [-1.0]})
+    segment = Segment([1], [2], mask=[1], logprobs=[-3.0], spans=(span,))
+    metrics = RolloutMetrics()
+    metrics.add(replace(rollout(0, 1.0), segments=(segment,)))
+
+    page = html_report("run", [], metrics.metrics(), RolloutSample())
+
+    assert "off-policy: 1 of 1 tokens were sampled under a constraint" in page
+    assert "2.000 nats" in page

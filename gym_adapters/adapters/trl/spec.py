@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,8 @@ from gym_adapters.adapters.trl.reward import (
 from gym_adapters.adapters.trl.rollouts import RolloutFunction, rollout_function
 from gym_adapters.adapters.trl.rows import ROW, trl_dataset
 from gym_adapters.adapters.trl.trainer_facts import TrainerFacts
-from gym_adapters.errors import InvalidRow
+from gym_adapters.environment import Environment
+from gym_adapters.errors import InvalidConfig, InvalidRow
 from gym_adapters.registry import EnvironmentEntry, load_environment
 from gym_adapters.task import Task
 
@@ -33,7 +35,8 @@ __all__ = ["TrlSpec", "Way", "trl_spec"]
 Way = Literal["rollout", "environment_factory", "reward"]
 """Whose loop runs the episodes: ours, TRL's tool loop, or none (a single turn)."""
 
-Tasks = Iterable[Task] | Path | str
+Tasks = Iterable[Task | Mapping[str, Any]] | Path | str
+"""Tasks, rows, or a JSONL file of rows."""
 
 
 @dataclass
@@ -128,6 +131,8 @@ def trl_spec(
         InvalidRow: If a row can't be read, or there is none.
         UnknownEnvironment: If the name is not known.
     """
+    if way not in _ADAPTERS:
+        raise InvalidConfig(f"there is no way {way!r}. Fix: one of {', '.join(_ADAPTERS)}.")
     entry = _entry(environment)
     rows = _tasks(entry, tasks)
     tests = _tasks(entry, eval_tasks) if eval_tasks is not None else []
@@ -157,12 +162,17 @@ _ADAPTERS: dict[Way, Adapter] = {
 }
 
 
-def _entry(environment: AnyEnvironment) -> EnvironmentEntry:
+def _entry(environment: object) -> EnvironmentEntry:
     if isinstance(environment, str):
         return load_environment(environment)
     if isinstance(environment, EnvironmentEntry):
         return environment
-    return EnvironmentEntry(environment.name, environment, None)
+    if inspect.isclass(environment) and issubclass(environment, Environment):
+        return EnvironmentEntry(environment.name, environment, None)
+    raise InvalidConfig(
+        f"one environment is trained on: its class, registry entry or name, not {environment!r}. "
+        "Fix: for several, train one after the other."
+    )
 
 
 def _tasks(entry: EnvironmentEntry, tasks: Tasks | None) -> list[Task]:
@@ -171,4 +181,18 @@ def _tasks(entry: EnvironmentEntry, tasks: Tasks | None) -> list[Task]:
         if not found:
             raise InvalidRow(f"{entry.name} ships no examples.", fix="give tasks=.")
         return found
-    return list(entry.read_tasks(tasks) if isinstance(tasks, str | Path) else tasks)
+    if isinstance(tasks, str | Path):
+        given: list[Task] = list(entry.read_tasks(tasks))
+    else:
+        given = [_task(entry, task, place) for place, task in enumerate(tasks, start=1)]
+    if not given:
+        raise InvalidRow("there are no tasks.", fix="give at least one.")
+    return given
+
+
+def _task(entry: EnvironmentEntry, task: Task | Mapping[str, Any], place: int) -> Task:
+    """A task of the environment's own type, whether it is one, another or a row."""
+    own = entry.environment.task_type
+    if isinstance(task, own):
+        return task
+    return own.from_row(task.to_row() if isinstance(task, Task) else task, line=place)

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 
 from gym_adapters.errors import InvalidConfig, ModelError, Unsupported
+from gym_adapters.generation.constrained import refuse_constraint
 from gym_adapters.generation.protocol import Generation, SamplingParams
 
 __all__ = ["ServedVllm", "server_generator"]
@@ -53,13 +54,14 @@ class ServedVllm:
 
         Raises:
             ModelError: If the server can't be reached, refuses, or answers with something else.
-            Unsupported: If there is media.
+            Unsupported: If there is media, or a constraint.
             InvalidConfig: Without a token budget: the server would take 16 for one.
         """
         if media:
             raise Unsupported("the vLLM server is asked for text only, and there is media.")
         if sampling.max_tokens is None:
             raise InvalidConfig("a turn of a vLLM server needs max_tokens.")
+        refuse_constraint(sampling, "TRL's vLLM server")
         version = self._weights_version()
         body = {
             "model": await self._model_name(),

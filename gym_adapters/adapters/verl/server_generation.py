@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from gym_adapters.errors import ModelError, Unsupported
+from gym_adapters.generation.constrained import refuse_constraint
 from gym_adapters.generation.protocol import Generation, SamplingParams
 
 __all__ = ["ServerGenerator", "ServerManager", "ServerOutput"]
@@ -99,6 +100,7 @@ class ServerGenerator:
 
 
 def _verl_sampling(sampling: SamplingParams) -> dict[str, Any]:
+    refuse_constraint(sampling, "verl's server")
     params: dict[str, Any] = {
         **sampling.extras,
         "temperature": sampling.temperature,

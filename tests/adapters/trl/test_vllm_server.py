@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -141,3 +142,9 @@ async def test_media_and_a_missing_budget_are_refused(generator: ServedVllm) -> 
         await generator.generate([1], SAMPLING, request_id="r", media=[{}])
     with pytest.raises(InvalidConfig, match="max_tokens"):
         await generator.generate([1], SamplingParams(), request_id="r")
+
+
+async def test_a_constraint_is_refused(generator: ServedVllm) -> None:
+    how = replace(SAMPLING, extras={"regex": "a"})
+    with pytest.raises(Unsupported, match="regex"):
+        await generator.generate([1], how, request_id="r")

@@ -100,3 +100,10 @@ async def test_media_is_refused() -> None:
     generator = ServerGenerator(Manager([]), fallback_version=0)
     with pytest.raises(Unsupported, match="text only"):
         await generator.generate((1,), SamplingParams(), request_id="r", media=[{}])
+
+
+async def test_a_constraint_is_refused() -> None:
+    manager = Manager([Output()])
+    with pytest.raises(Unsupported, match="regex"):
+        await turn(ServerGenerator(manager, fallback_version=4), extras={"regex": "a"})
+    assert manager.asked == []
