@@ -63,6 +63,7 @@ __all__ = [
     "UsageError",
     "VerifierError",
     "boundary",
+    "is_stray_cancellation",
 ]
 
 
@@ -255,12 +256,12 @@ def boundary(at_fault: Boundary, doing: str) -> Iterator[None]:
         # argparse and exit() in somebody's code end that rollout, not the process that runs it.
         raise _ERROR_OF[at_fault](f"{doing}: it called exit({error.code})") from error
     except BaseException as error:
-        if _is_stray_cancellation(error):
+        if is_stray_cancellation(error):
             raise RolloutCancelled(f"{doing}: something it waited for was cancelled") from error
         raise
 
 
-def _is_stray_cancellation(error: BaseException) -> bool:
+def is_stray_cancellation(error: BaseException) -> bool:
     """Whether `error` came from something awaited, and nobody cancelled the task that awaits it."""
     import asyncio  # costs more to import than the rest of the package; here it is loaded already
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from gym_adapters import __version__
 from gym_adapters.environment import Environment, EnvironmentConfig
 from gym_adapters.episode import Episode, EpisodeLimits
-from gym_adapters.errors import Boundary, RolloutCancelled
+from gym_adapters.errors import Boundary, RolloutCancelled, is_stray_cancellation
 from gym_adapters.generation.chat import ChatModel
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.registry import EnvironmentEntry
@@ -194,10 +194,8 @@ class LocalRunner:
                 seed=self.seed,
             )
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if not is_stray_cancellation(error):
                 raise
-            # Nobody cancelled this rollout: something that it awaited was cancelled.
             stray = RolloutCancelled("something the rollout waited for was cancelled")
             stray.__cause__ = error
             return self._failed(job, model, stray)

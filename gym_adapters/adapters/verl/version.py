@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+from gym_adapters.adapters.tested_version import warn_unless_tested
 from gym_adapters.errors import MissingExtra
 
 __all__ = ["TESTED", "check_verl"]
@@ -25,17 +25,9 @@ def check_verl() -> None:
         installed = version("verl")
     except PackageNotFoundError as error:
         raise MissingExtra("verl", package="verl", needed_for="the verl adapter") from error
-    if is_tested(installed):
-        return
-    tested = ".".join(map(str, TESTED))
-    warnings.warn(
-        f"gym_adapters was tested with verl {tested}, and this is verl {installed}. What it builds "
-        "on changes often there: see docs/verl.md, 'Versions'.",
-        stacklevel=3,
+    warn_unless_tested(
+        "verl",
+        installed,
+        TESTED,
+        "What it builds on changes often there: see docs/verl.md, 'Versions'.",
     )
-
-
-def is_tested(installed: str) -> bool:
-    """Whether `installed` is of the minor version that was tested."""
-    numbers = installed.split(".")[:2]
-    return len(numbers) == 2 and numbers == [str(part) for part in TESTED]

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from gym_adapters import MissingExtra
+from gym_adapters.adapters.tested_version import is_tested
 from gym_adapters.adapters.trl import version
 
 
@@ -14,7 +15,7 @@ from gym_adapters.adapters.trl import version
     [("1.16.0", True), ("1.16.3", True), ("1.17.0", False), ("2.0", False), ("1", False)],
 )
 def test_only_the_tested_minor_version_counts(installed: str, tested: bool) -> None:
-    assert version.is_tested(installed) is tested
+    assert is_tested(installed, version.TESTED) is tested
 
 
 def test_another_version_is_warned_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
