@@ -113,6 +113,7 @@ class TokenChatSession:
         self._sampling = sampling
         self._request_id = request_id
         self._history: list[Item] = []
+        self._rewritten = False
         self._turns = 0
         self._limit = model.max_context
 
@@ -120,6 +121,24 @@ class TokenChatSession:
     def segments(self) -> Sequence[Segment]:
         """Segments that hold a sampled token, oldest first."""
         return self.ledger.segments
+
+    def rewrite_history(self, items: Sequence[Item]) -> None:
+        """Go on as if `items` were all that was said so far.
+
+        For an agent that compacts its history, or goes back to an earlier point of it. The next
+        `respond` opens a new segment whose prompt is rendered in full. What was sampled before
+        stays in the old one, and is trained there, once.
+
+        Raises:
+            Unsupported: If the model is strict.
+        """
+        if self._model.strict:
+            raise Unsupported(
+                "The agent rewrites its history, and this run takes one segment a rollout: use an "
+                "agent that keeps its history, or a trainer that takes several segments."
+            )
+        self._history = list(items)
+        self._rewritten = True
 
     async def respond(
         self, new_items: Sequence[Item], *, constraint: Mapping[str, Any] | None = None
@@ -146,7 +165,7 @@ class TokenChatSession:
 
     def _read(self, new_items: Sequence[Item]) -> bool:
         """Append what the environment says; ``False``, and nothing appended, where it won't fit."""
-        rewritten = not self.ledger.is_open
+        rewritten = self._rewritten or not self.ledger.is_open
         ids: list[int] = []
         if not rewritten:
             try:
@@ -172,6 +191,7 @@ class TokenChatSession:
         if rewritten:
             self._limit = limit
             self.ledger.open_segment(ids)
+            self._rewritten = False
         else:
             self.ledger.append_environment(ids)
         self._history.extend(new_items)

@@ -259,6 +259,9 @@ class VLLMGenerator:
         if self._owned:
             self._owned = False
             self._unusable = "it was closed"
+            # The task that hands out turns would take the end of the processes for a crash.
+            if self.engine.output_handler is not None:
+                self.engine.output_handler.cancel()
             await asyncio.to_thread(self.engine.shutdown)
 
     async def __aenter__(self) -> Self:

@@ -60,8 +60,9 @@ class OutputParser(Protocol):
     ) -> list[Item]:
         """Reasoning, text and tool calls that the ids spell; never raises.
 
-        What can't be parsed stays text. A tool call with broken JSON is still a function_call item
-        with its arguments verbatim, so that the episode can tell the model what was wrong.
+        What can't be parsed stays text, and its message says so: its ``status`` is ``incomplete``.
+        A tool call with broken JSON is still a function_call item with its arguments verbatim, so
+        that the episode can tell the model what was wrong.
 
         Args:
             token_ids: One sampled turn, stop id included where sampled.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -97,13 +98,19 @@ class Proof:
         return not any(problem.conversation.traits <= traits for problem in self.problems)
 
 
+@lru_cache(maxsize=64)
+def _proofs_of(template_hash: str, eos_token_id: int | None) -> dict[Shape, Proof]:
+    """What is proved of a template, whoever proved it: a trainer may make a renderer a rollout."""
+    return {}
+
+
 class TurnBoundary:
-    """Deltas of one template. Proofs are kept as long as it lives."""
+    """Deltas of one template. Proofs are kept by the template's hash, for the whole process."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
         self._marker = f"GA{secrets.token_hex(8)}M"
-        self._proofs: dict[Shape, Proof] = {}
+        self._proofs = _proofs_of(template.hash, template.eos_token_id)
 
     def delta(
         self, history: Sequence[Item], new_items: Sequence[Item], tools: Sequence[FunctionTool]

@@ -193,6 +193,37 @@ async def test_a_server_that_is_down_costs_no_rollout() -> None:
     assert sum(up.asked.values()) == 48
 
 
+async def test_a_request_that_a_server_can_not_stomach_closes_no_address() -> None:
+    class Poisoned(Replica):
+        """Answers 500 to what one conversation asks, and serves the others."""
+
+        async def handle(self, request: web.Request) -> web.Response:
+            body = await request.json()
+            self.status = 500 if body["messages"][0]["content"] == "add 0" else 200
+            return await super().handle(request)
+
+    server = Poisoned("one")
+    async with replicas(server) as spec, model_source(spec) as source:
+        rollouts = [each async for each in collect(Adder, TASKS, source, concurrency=1)]
+        address = source.for_rollout(Adder, TASKS[0])._addresses.all[0]  # type: ignore[attr-defined]
+    assert [each.reward for each in rollouts] == [None] + [2.0] * 23
+    assert server.asked["add 0"] == 6
+    assert address.trusted
+
+
+async def test_five_conversations_that_get_500_in_a_row_close_an_address() -> None:
+    server = Replica("one")
+    server.status = 500
+    async with replicas(server) as spec, model_source(spec) as source:
+        address = source.for_rollout(Adder, TASKS[0])._addresses.all[0]  # type: ignore[attr-defined]
+        five = TASKS[:FAILURES_TO_OPEN]
+        rollouts = [each async for each in collect(Adder, five[:-1], source, concurrency=1)]
+        assert address.trusted
+        rollouts += [each async for each in collect(Adder, five[-1:], source, concurrency=1)]
+    assert [each.reward for each in rollouts] == [None] * 5
+    assert not address.trusted
+
+
 async def test_endpoints_that_are_all_gone_end_the_run_with_the_way_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -234,6 +234,41 @@ async def test_rewritten_history_opens_a_segment_and_every_sampled_token_is_trai
     assert talk.script.prompts[1] == list(new.prompt_ids)
 
 
+async def test_an_agent_that_compacts_its_history_goes_on_in_a_segment_of_its_own() -> None:
+    talk = Talk("a<|im_end|>", "b<|im_end|>", "c<|im_end|>")
+    await talk.session.respond([user_message("q")])
+    talk.session.rewrite_history([user_message("summary of q and a")])
+    await talk.session.respond([user_message("n")])
+    await talk.session.respond([user_message("m")])
+    old, new = talk.session.segments
+    assert old.sampled_ids == talk.ids("a<|im_end|>")
+    assert list(new.prompt_ids) == talk.ids(
+        "<|im_start|>user\nsummary of q and a<|im_end|>\n"
+        "<|im_start|>user\nn<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert new.sampled_ids == talk.ids("b<|im_end|>c<|im_end|>")
+    assert talk.script.prompts[2] == [
+        *new.prompt_ids,
+        *talk.ids("b<|im_end|>\n<|im_start|>user\nm<|im_end|>\n<|im_start|>assistant\n"),
+    ]
+
+
+async def test_a_compacted_history_that_does_not_fit_leaves_the_tokens_as_they_were() -> None:
+    talk = Talk("a<|im_end|>", max_context=80)
+    await talk.session.respond([user_message("q")])
+    (before,) = talk.session.segments
+    talk.session.rewrite_history([user_message("long" * 40)])
+    assert await talk.session.respond([user_message("n")]) is None
+    assert list(talk.session.segments) == [before]
+
+
+async def test_a_strict_model_refuses_an_agent_that_compacts() -> None:
+    talk = Talk("a<|im_end|>", strict=True)
+    await talk.session.respond([user_message("q")])
+    with pytest.raises(Unsupported, match="one segment a rollout"):
+        talk.session.rewrite_history([user_message("q")])
+
+
 async def test_a_strict_model_refuses_rewritten_history() -> None:
     talk = Talk("<think>hm</think>a<|im_end|>", template=DROPS_THINKING, strict=True)
     await talk.session.respond([user_message("q")])

@@ -19,6 +19,7 @@ if find_spec("vllm") is None:
 
 SCENARIO = Path(__file__).with_name("vllm_scenario.py")
 RANKS = Path(__file__).with_name("vllm_ranks.py")
+LORA = Path(__file__).with_name("vllm_lora.py")
 # Starting two engines takes half a minute, and several on a busy machine.
 pytestmark = pytest.mark.timeout(400)
 
@@ -161,6 +162,24 @@ def test_an_engine_that_can_not_sleep_says_so(found: dict[str, Any]) -> None:
     if not found["is_cpu"]:
         pytest.skip("GPUs can sleep")
     assert found["asynchronous"]["update"]["sleep"] == "Unsupported"
+
+
+@pytest.mark.full
+def test_a_lora_adapter_that_is_asked_for_is_what_samples(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="makes the adapter")
+    output = tmp_path / "found.json"
+    run = subprocess.run(
+        [sys.executable, LORA, tmp_path, output],
+        capture_output=True,
+        text=True,
+        timeout=380,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert found["stepper"] == found["engine"] == found["adapted"]
+    assert found["without"] == found["plain"] != found["adapted"]
 
 
 @pytest.fixture

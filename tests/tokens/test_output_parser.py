@@ -41,6 +41,11 @@ def call(name: str, arguments: str, n: int = 0) -> Item:
     return function_call(name, arguments, f"c{n}")
 
 
+def unread(text: str) -> Item:
+    """Text that should have been a call."""
+    return {**assistant_message(text), "status": "incomplete"}
+
+
 CASES: list[tuple[str, str, list[Item]]] = [
     ("hermes", "hi<|im_end|>", [assistant_message("hi")]),
     ("hermes", "<|im_end|>", []),
@@ -74,9 +79,9 @@ CASES: list[tuple[str, str, list[Item]]] = [
     (
         "hermes",
         "a<tool_call>nonsense</tool_call>b",
-        [assistant_message("a<tool_call>nonsense</tool_call>b")],
+        [unread("a<tool_call>nonsense</tool_call>b")],
     ),
-    ("hermes", "<tool_call>[1]</tool_call>", [assistant_message("<tool_call>[1]</tool_call>")]),
+    ("hermes", "<tool_call>[1]</tool_call>", [unread("<tool_call>[1]</tool_call>")]),
     ("hermes", '<tool_call>{"name": "f", "arguments": {}}', [call("f", "{}")]),
     (
         "hermes",
@@ -94,7 +99,7 @@ CASES: list[tuple[str, str, list[Item]]] = [
             assistant_message("no"),
         ],
     ),
-    ("hermes", "</tool_call>x", [assistant_message("</tool_call>x")]),
+    ("hermes", "</tool_call>x", [unread("</tool_call>x")]),
     (
         "qwen_xml",
         (
@@ -107,7 +112,7 @@ CASES: list[tuple[str, str, list[Item]]] = [
     (
         "qwen_xml",
         "<tool_call><function=f><parameter=a>1</function></tool_call>",
-        [assistant_message("<tool_call><function=f><parameter=a>1</function></tool_call>")],
+        [unread("<tool_call><function=f><parameter=a>1</function></tool_call>")],
     ),
     (
         "glm",
@@ -121,7 +126,7 @@ CASES: list[tuple[str, str, list[Item]]] = [
     (
         "glm",
         "<tool_call>not a name</tool_call>",
-        [assistant_message("<tool_call>not a name</tool_call>")],
+        [unread("<tool_call>not a name</tool_call>")],
     ),
     ("llama_json", '{"name": "f", "parameters": {"a": 1}}', [call("f", '{"a": 1}')]),
     (
@@ -155,7 +160,7 @@ CASES: list[tuple[str, str, list[Item]]] = [
         [assistant_message("Hm."), call("f", '{"a": 1}'), call("g", "{}", 1)],
     ),
     ("mistral", "[THINK]hm[/THINK]yes", [reasoning("hm"), assistant_message("yes")]),
-    ("mistral", "[TOOL_CALLS]oh no", [assistant_message("[TOOL_CALLS]oh no")]),
+    ("mistral", "[TOOL_CALLS]oh no", [unread("[TOOL_CALLS]oh no")]),
     (
         "harmony",
         (
@@ -232,8 +237,10 @@ def test_a_turn_becomes_its_items(
         ("deepseek", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{"),
     ],
 )
-def test_a_call_cut_by_its_budget_stays_text(marked: Any, family: str, text: str) -> None:
-    assert read(marked, family, text, finish_reason="length") == [assistant_message(text)]
+def test_a_call_cut_by_its_budget_stays_text_and_says_so(
+    marked: Any, family: str, text: str
+) -> None:
+    assert read(marked, family, text, finish_reason="length") == [unread(text)]
 
 
 def test_marks_spelled_in_text_are_text_where_the_tokenizer_has_the_mark(

@@ -134,6 +134,31 @@ def test_the_delta_renders_no_more_than_the_new_items_need(tokenizer: Any) -> No
     assert rendered == [3]
 
 
+def test_what_is_proved_of_a_template_holds_for_every_renderer_of_it(
+    build: Callable[..., Any],
+) -> None:
+    """A trainer may make a renderer a rollout."""
+    turn: list[Item] = [user_message("q"), assistant_message("a")]
+    TemplateRenderer(build()).delta_ids(turn, [user_message("n")], last_sampled_id=None, tools=())
+    tokenizer = build()
+    again = TemplateRenderer(tokenizer)
+    rendered: list[int] = []
+    original = tokenizer.apply_chat_template
+
+    def counting(messages: list[Any], **options: Any) -> Any:
+        rendered.append(len(messages))
+        return original(messages, **options)
+
+    tokenizer.apply_chat_template = counting
+    again.delta_ids(turn, [user_message("n")], last_sampled_id=None, tools=())
+    assert rendered == [3]
+
+    rewriting = TemplateRenderer(build(THINKING_TEMPLATE))
+    thinking: list[Item] = [user_message("q"), reasoning("hm"), assistant_message("a")]
+    with pytest.raises(TemplateRewritesHistory):
+        rewriting.delta_ids(thinking, [user_message("n")], last_sampled_id=None, tools=())
+
+
 def test_the_template_ends_turns_with_the_stop_ids(tokenizer: Any) -> None:
     assert TemplateRenderer(tokenizer).stop_token_ids == (im_end(tokenizer),)
 

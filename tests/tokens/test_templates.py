@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,16 @@ def template_source(case: Case) -> str:
     return text
 
 
+def shipped_sha256(case: Case) -> str | None:
+    package, _, path = case.file.partition("/")
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec is not None else None
+    file = Path(folders[0]) / path if folders else None
+    if file is None or not file.is_file():
+        return None
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 @dataclass
 class Setup:
     """One case with its tokenizer and renderer."""
@@ -493,16 +504,21 @@ def test_token_by_token_equals_the_whole_rendering_wherever_history_is_kept(
     assert found == setup.case.outcome[kind]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_canonical_turn_is_read_as_the_items_it_was_rendered_from(
-    setup: Setup, name: str
-) -> None:
-    parser = output_parser(setup.tokenizer).for_tools([TOOL])
+def test_at_least_ten_templates_are_the_very_ones_that_installed_packages_ship() -> None:
+    """Where another version ships others, its cases are skipped: that must not go unseen."""
+    pytest.importorskip("trl", reason="needs trl, which ships most of the templates")
+    shipped = [case for case in CASES.values() if case.file]
+    same = [case.file for case in shipped if shipped_sha256(case) == case.sha256]
+    assert len(same) >= 10, "write new hashes, after a look at what has changed"
+    assert len(CASES) >= 12
+
+
+def canonical_turns(
+    setup: Setup,
+) -> Iterator[tuple[str, Mapping[str, Any], list[int]]]:
+    """Kind of conversation, assistant message, and its ids, wherever history is kept."""
     for kind, letters in setup.case.outcome.items():
         if set(letters) != {"k"}:
-            continue
-        unmarked = not setup.case.thinking_key and "<think>" not in parser.format.markers
-        if unmarked and "thinking" in kind:
             continue
         tools = tools_for(kind)
         for before, turn, after in turns(CONVERSATIONS[kind]):
@@ -511,9 +527,42 @@ def test_a_canonical_turn_is_read_as_the_items_it_was_rendered_from(
                 items_of([*before, *turn]), items_of(after), last_sampled_id=None, tools=tools
             )
             whole = setup.renderer.prompt_ids(items_of([*before, *turn, *after]), tools)
-            sampled = whole[len(context) : len(whole) - len(delta)]
-            read = parser.parse(sampled, finish_reason="stop", call_id_prefix="call0000")
-            assert without_ids(read) == without_ids(items_of(turn)), kind
+            yield kind, turn[0], whole[len(context) : len(whole) - len(delta)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_canonical_turn_is_read_as_the_items_it_was_rendered_from(
+    setup: Setup, name: str
+) -> None:
+    parser = output_parser(setup.tokenizer).for_tools([TOOL])
+    unmarked = not setup.case.thinking_key and "<think>" not in parser.format.markers
+    for kind, turn, sampled in canonical_turns(setup):
+        if unmarked and "thinking" in kind:
+            continue
+        read = parser.parse(sampled, finish_reason="stop", call_id_prefix="call0000")
+        assert without_ids(read) == without_ids(items_of([turn])), kind
+
+
+# Those whose response schema, as TRL ships it, reads all of their well-formed turns right.
+DECLARED = ("qwen2.5", "qwen3", "qwen3 2507", "qwen3.5", "qwen3.8", "glm 4.5", "nemotron 3")
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_a_well_formed_turn_is_read_as_by_the_schema_that_its_tokenizer_declares(
+    setup: Setup, name: str
+) -> None:
+    trl = pytest.importorskip("trl.chat_template_utils", reason="ships response schemas")
+    pytest.importorskip("jmespath", reason="transformers' response schemas need it")
+    declaring = trl.add_response_schema(copy(setup.tokenizer))
+    parser = output_parser(setup.tokenizer).for_tools([TOOL])
+    for kind, _, sampled in canonical_turns(setup):
+        told = trl.parse_response(declaring, sampled)
+        message = (
+            {**told, "thought": told["reasoning_content"]} if "reasoning" in str(told) else told
+        )
+        calls = [{**call, "id": "c"} for call in told.get("tool_calls", ())]
+        read = parser.parse(sampled, finish_reason="stop", call_id_prefix="c")
+        assert without_ids(read) == without_ids(items_of([{**message, "tool_calls": calls}])), kind
 
 
 def without_ids(items: Sequence[Item]) -> list[dict[str, Any]]:
@@ -598,6 +647,38 @@ async def test_rewritten_history_is_told_and_becomes_exact_segments(
     assert (first.sampled_ids, second.sampled_ids) == (sampled, sampled)
     with pytest.raises(Unsupported, match="one segment a rollout"):
         await talk(setup, sampled, parsed, items_of([say("user", "Bye")]), strict=True)
+
+
+REWRITTEN = [(n, k) for n, c in CASES.items() for k, found in c.outcome.items() if "r" in found]
+
+
+@pytest.mark.parametrize(("name", "kind"), REWRITTEN)
+async def test_every_rewritten_turn_opens_a_segment_of_the_templates_own_tokens(
+    setup: Setup, name: str, kind: str
+) -> None:
+    tools, parts = tools_for(kind), turns(CONVERSATIONS[kind])
+    said = iter([items_of(turn) for _, turn, _ in parts])
+
+    class Reads:
+        def parse(self, token_ids: Any, *, finish_reason: Any, call_id_prefix: str) -> list[Item]:
+            return next(said, [])
+
+    sampled = odd_turn(setup)
+    model = TokenChatModel(Once(sampled), setup.renderer, Reads(), name="once")
+    session = model.open(tools=tools, sampling=SamplingParams(), request_id="r")
+    await session.respond(items_of(parts[0][0]))
+    for _, _, after in parts:
+        await session.respond(items_of(after))
+    wholes = [
+        setup.whole([*before, *turn, *after], tools)
+        for (before, turn, after), found in zip(parts, setup.case.outcome[kind], strict=True)
+        if found == "r"
+    ]
+    first, *others = session.segments
+    assert list(first.prompt_ids) == setup.whole(parts[0][0], tools)
+    assert [list(segment.prompt_ids) for segment in others] == wholes
+    trained = [i for segment in session.segments for i in segment.sampled_ids]
+    assert trained == sampled * (len(parts) + 1)
 
 
 VERDICT_OF = {

@@ -46,14 +46,15 @@ class HarmonyFormat:
     ) -> None:
         head = "".join(lexeme.text for lexeme in header)
         if body is None:
-            turn.text("" if head.strip() == "assistant" else head)
+            write = turn.unread if _recipient(head) else turn.text
+            write("" if head.strip() == "assistant" else head)
             return
         text = "".join(body)
         recipient, channel = _recipient(head), _channel(header)
         if recipient and ended:
             turn.call(Call(recipient, text.strip() or "{}"))
         elif recipient:
-            turn.text(head + _MESSAGE + text)
+            turn.unread(head + _MESSAGE + text)
         elif channel == "analysis":
             turn.thinking(text)
         else:

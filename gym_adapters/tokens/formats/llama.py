@@ -28,14 +28,11 @@ class LlamaFormat:
         calls = None
         if body.lstrip()[:1] in ("{", "["):
             calls = read_json_calls(body)
-        if (
-            calls is not None
-            and turn.finish_reason == "length"
-            and not body.rstrip().endswith(("}", "]"))
-        ):
-            calls = None
-        if calls is None:
-            turn.text(before + tag + after)
+        cut = turn.finish_reason == "length" and not body.rstrip().endswith(("}", "]"))
+        if calls is None or cut:
+            # A turn of JSON may also be an answer.
+            write = turn.text if calls is None and not tag else turn.unread
+            write(before + tag + after)
             return
         if tag:
             turn.text(before)

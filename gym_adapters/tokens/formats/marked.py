@@ -70,7 +70,7 @@ class MarkedFormat:
             elif lexeme.text == self.call_open:
                 position = self._read_one(lexemes, position, turn)
             elif lexeme.text not in self.brackets:
-                turn.text(lexeme.text)
+                turn.unread(lexeme.text)
 
     def _read_one(self, lexemes: Sequence[Lexeme], start: int, turn: Turn) -> int:
         end = start
@@ -83,7 +83,7 @@ class MarkedFormat:
         if call is not None:
             turn.call(call)
         else:
-            turn.text(self.call_open + body + (self.call_close if closed else ""))
+            turn.unread(self.call_open + body + (self.call_close if closed else ""))
         return end + 1 if closed else end
 
     def _ends_call(self, lexeme: Lexeme) -> bool:

@@ -45,7 +45,7 @@ class MistralFormat:
             cut = last and turn.finish_reason == "length"
             calls = _read_list(text, cut) if text.lstrip()[:1] == "[" else _read_named(part, cut)
             if calls is None:
-                turn.text(mode + text)
+                turn.unread(mode + text)
             for call in calls or ():
                 turn.call(call)
 

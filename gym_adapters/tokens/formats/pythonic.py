@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from gym_adapters.tokens.formats.python_literals import NotACall, read_python_ca
 from gym_adapters.tokens.formats.turn import Call, Lexeme, Turn, find_marker, read_thinking
 
 __all__ = ["PythonicFormat"]
+
+_BEGINS_A_CALL = re.compile(r"\s*\[\s*[A-Za-z_][\w.]*\(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,8 @@ class PythonicFormat:
             lexeme = rest[position]
             position += 1
             if lexeme != Lexeme(self.opening, True):
-                turn.text(lexeme.text)
+                write = turn.unread if lexeme.is_marker else turn.text
+                write(lexeme.text)
                 continue
             end = find_marker(rest, self.closing, position)
             body = "".join(entry.text for entry in rest[position:end])
@@ -48,7 +52,8 @@ class PythonicFormat:
         try:
             calls = read_python_calls(body)
         except NotACall:
-            turn.text(opening + body + closing)
+            write = turn.unread if opening or _BEGINS_A_CALL.match(body) else turn.text
+            write(opening + body + closing)
             return
         for name, arguments in calls:
             turn.call(Call(name, json.dumps(arguments, ensure_ascii=False)))

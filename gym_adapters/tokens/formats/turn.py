@@ -60,12 +60,18 @@ class Turn:
     starts_thinking: bool = False
     _items: list[Item] = field(default_factory=list)
     _text: list[str] = field(default_factory=list)
+    _unread: bool = False
     _calls: int = 0
     _parted: bool = False
 
     def text(self, text: str) -> None:
         """Text for the reader."""
         self._text.append(text)
+
+    def unread(self, text: str) -> None:
+        """What should have been a call and can't be read: text, in a message that is told apart."""
+        self._text.append(text)
+        self._unread = True
 
     def thinking(self, text: str) -> None:
         """Thinking; nothing where it is blank."""
@@ -86,15 +92,19 @@ class Turn:
         return list(self._items)
 
     def _flush(self, *, last: bool) -> None:
-        text = "".join(self._text)
+        text, unread = "".join(self._text), self._unread
         self._text.clear()
+        self._unread = False
         if self._parted:
             text = text.lstrip("\r\n")
         if not last:
             text = text.rstrip("\r\n")
             self._parted = True
         if text.strip() or (text and not self._parted):
-            self._items.append(assistant_message(text))
+            written = assistant_message(text)
+            if unread:
+                written["status"] = "incomplete"
+            self._items.append(written)
 
 
 def read_thinking(
