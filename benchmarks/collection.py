@@ -5,10 +5,9 @@ answers after 50 ms: with a tool call where the conversation holds no result of 
 offers tools, else with text. The floor is a bare ``aiohttp`` loop in this process that posts a
 ready-made body and decodes the answer. No network beyond this machine, and no GPU.
 
-``--verifiers-python PATH`` (or ``BENCH_VERIFIERS_PYTHON``; ``verifiers<0.2`` and ``datasets``) and
-``--nemo-gym-python PATH`` (``BENCH_NEMO_GYM_PYTHON``; ``nemo-gym``, of which its client alone is
-measured) name interpreters that have a peer installed; without them peers are left out.
-``--json FILE`` writes the figures.
+``--peers`` measures verifiers and NeMo Gym in the same run, installed from PyPI into environments
+of their own in a cache folder (some minutes, once). ``--stored N`` sets how many stored rollouts
+are reported on. ``--json FILE`` writes the figures.
 """
 
 from __future__ import annotations
@@ -17,123 +16,41 @@ import argparse
 import asyncio
 import gc
 import json
-import multiprocessing
 import os
+import random
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import aiohttp
 import orjson
+from peers.installed import PEERS, Peer, installed_in, measured
+from peers.mock_endpoint import LATENCY, mock_endpoint
 
-from gym_adapters import Environment, Rollout, Task, Transcript, tool
-from gym_adapters.rollouts import collect, model_source
+from gym_adapters import Environment, Outcome, Reward, Rollout, StopReason, Task, Transcript, tool
+from gym_adapters.items import (
+    assistant_message,
+    function_call,
+    function_call_output,
+    user_message,
+)
+from gym_adapters.rollout import Provenance, Segment, Timings, TokenUsage
+from gym_adapters.rollouts import RunFolder, collect, model_source
+from gym_adapters.rollouts.manifest import Manifest
 
-LATENCY = 0.05
 REPEATS = 3
-
-# The mock endpoint.
-
-TEXT = {
-    "id": "x",
-    "object": "chat.completion",
-    "created": 0,
-    "model": "mock",
-    "choices": [
-        {
-            "index": 0,
-            "message": {"role": "assistant", "content": "The answer is 3."},
-            "finish_reason": "stop",
-        }
-    ],
-    "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
-}
-CALL = {
-    **TEXT,
-    "choices": [
-        {
-            "index": 0,
-            "message": {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [
-                    {
-                        "id": "call_1",
-                        "type": "function",
-                        "function": {"name": "add", "arguments": '{"first": 1, "second": 2}'},
-                    }
-                ],
-            },
-            "finish_reason": "tool_calls",
-        }
-    ],
-}
-
-
-def _http(body: object) -> bytes:
-    content = orjson.dumps(body)
-    head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
-    return f"{head}{len(content)}\r\n\r\n".encode() + content
-
-
-class MockEndpoint(asyncio.Protocol):
-    """Just enough HTTP, so that the machine is left to what is measured."""
-
-    text, call = _http(TEXT), _http(CALL)
-
-    def __init__(self) -> None:
-        self._read = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._read += data
-        head, found, body = self._read.partition(b"\r\n\r\n")
-        if not found:
-            return
-        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-        if len(body) < length:
-            return
-        self._read = body[length:]
-        wants_call = b'"tools"' in body and b'"role":"tool"' not in body
-        loop = asyncio.get_running_loop()
-        loop.call_later(LATENCY, self._answer, self.call if wants_call else self.text)
-
-    def _answer(self, answer: bytes) -> None:
-        if isinstance(self._transport, asyncio.Transport) and not self._transport.is_closing():
-            self._transport.write(answer)
-
-
-def _serve(port: Connection) -> None:
-    async def forever() -> None:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(MockEndpoint, "127.0.0.1", 0, backlog=4096)
-        port.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(forever())
-
-
-@contextmanager
-def mock_endpoint() -> Iterator[str]:
-    """Its base address."""
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,))
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{ours.recv()}/v1"
-    finally:
-        process.terminate()
-        process.join()
-
+AT_ONCE = 1024
+MANY = 16_000
+ARRIVALS_A_SECOND, ARRIVALS_FOR = 500, 20
+# Rollouts of one window of the steady run, two seconds of it.
+WINDOW = 1000
 
 # What is measured.
 
@@ -259,90 +176,144 @@ def best(measure: Callable[[], Awaitable[Figures]], repeats: int = REPEATS) -> F
     return min(found, key=lambda each: each.cpu)
 
 
+async def steady(url: str, through: str) -> float:
+    """p99 in ms of what is added to the endpoint's own time, while rollouts arrive evenly.
+
+    A rollout's time runs from when it was due, so that a backlog counts. Of the windows of the run
+    the best one is given: what others do on the machine only adds.
+    """
+    count = ARRIVALS_A_SECOND * ARRIVALS_FOR
+    late: list[float] = []
+    began = time.perf_counter() + 0.5
+
+    async def due(number: int) -> float:
+        at = began + number / ARRIVALS_A_SECOND
+        if (pause := at - time.perf_counter()) > 0:
+            await asyncio.sleep(pause)
+        return at
+
+    if through == "collect":
+        dues: dict[str, float] = {}
+
+        async def arriving() -> AsyncIterator[Task]:
+            for number, task in enumerate(tasks(count)):
+                dues[task.task_id] = await due(number)
+                yield task
+
+        async with model_source(f"openai:m@{url}") as source:
+            async for rollout in collect(SingleTurn, arriving(), source, concurrency=AT_ONCE):
+                check(rollout)
+                late.append(time.perf_counter() - dues.pop(rollout.task_id) - LATENCY)
+    else:
+        async with bare_client() as client, asyncio.TaskGroup() as group:
+
+            async def one(number: int, at: float) -> None:
+                async with client.post(f"{url}/chat/completions", data=body_of(number)) as answer:
+                    orjson.loads(await answer.read())
+                late.append(time.perf_counter() - at - LATENCY)
+
+            for number in range(count):
+                group.create_task(one(number, await due(number)))
+    windows = [late[start : start + WINDOW] for start in range(0, count, WINDOW)]
+    return min(figures(0.0, window).p99 for window in windows)
+
+
 def memory_above_interpreter(url: str) -> float:
     """MiB at the peak of 1,024 rollouts at once, above an interpreter that did nothing."""
-    base = _peak("import resource")
-    peak = _peak(
-        "import asyncio, resource, sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import collection\n"
-        f"asyncio.run(collection.ours({url!r}, collection.OneTool, 2048, 1024))"
+    return _peak(
+        f"asyncio.run(collection.ours({url!r}, collection.OneTool, {2 * AT_ONCE}, {AT_ONCE}))"
     )
-    return peak - base
+
+
+def many_at_once(url: str) -> tuple[float, float]:
+    """Seconds and MiB of 16,000 rollouts at once; raises if one fails."""
+    began = time.perf_counter()
+    memory = _peak(f"asyncio.run(collection.everyone({url!r}))")
+    return time.perf_counter() - began, memory
+
+
+async def everyone(url: str) -> None:
+    """16,000 rollouts at once, all of which must be scored."""
+    scored = 0
+    async for rollout in collect(
+        OneTool, tasks(MANY), f"openai:m@{url}", concurrency=MANY, retries=0
+    ):
+        check(rollout)
+        scored += 1
+    if scored != MANY:
+        raise RuntimeError(f"{scored} of {MANY} rollouts came back")
 
 
 def _peak(code: str) -> float:
-    tell = "\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    """MiB that a process of its own takes for `code`, above one that does nothing."""
+    here = str(Path(__file__).parent)
+    begin = f"import asyncio, sys\nsys.path.insert(0, {here!r})\nimport collection\n"
+    return _peak_of(begin + code) - _peak_of("")
+
+
+def _peak_of(code: str) -> float:
+    # Not ru_maxrss: a child inherits that from whoever started it.
+    tell = "\nprint([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     done = subprocess.run(
-        [sys.executable, "-c", code + tell], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code + tell], capture_output=True, text=True, check=False
     )
-    return float(done.stdout)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return float(done.stdout.split()[-2]) / 1024
 
 
-# Peers, where they are installed.
-
-NEMO_GYM = """
-import asyncio, json, sys, time
-import aiohttp
-from nemo_gym.openai_utils import NeMoGymAsyncOpenAI
-from nemo_gym.server_utils import GlobalAIOHTTPAsyncClientConfig, set_global_aiohttp_client
-url, count, concurrency = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-async def main():
-    set_global_aiohttp_client(GlobalAIOHTTPAsyncClientConfig())
-    client = NeMoGymAsyncOpenAI(base_url=url, api_key="none")
-    slots, seconds = asyncio.Semaphore(concurrency), []
-    async def one(number):
-        async with slots:
-            began = time.perf_counter()
-            await client.create_chat_completion(
-                model="m", messages=[{"role": "user", "content": f"What is 1 + 2? ({number})"}])
-            seconds.append(time.perf_counter() - began)
-    await asyncio.gather(*map(one, range(concurrency)))
-    seconds.clear()
-    began = time.process_time()
-    await asyncio.gather(*map(one, range(count)))
-    print(json.dumps([time.process_time() - began, seconds]))
-asyncio.run(main())
-"""
-VERIFIERS = """
-import asyncio, json, sys, time
-import verifiers as vf
-from datasets import Dataset
-from openai import AsyncOpenAI
-from verifiers.clients import OpenAIChatCompletionsClient
-url, count, concurrency = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-def rows(n):
-    questions = [f"What is 1 + 2? ({i})" for i in range(n)]
-    return Dataset.from_list([{"question": each, "answer": "3"} for each in questions])
-async def right(completion, answer, **kwargs):
-    return float(answer in completion[-1]["content"])
-async def main():
-    client = OpenAIChatCompletionsClient(AsyncOpenAI(base_url=url, api_key="none"))
-    for n in (concurrency, count):
-        env = vf.SingleTurnEnv(dataset=rows(n), rubric=vf.Rubric(funcs=[right]))
-        began, wall = time.process_time(), time.perf_counter()
-        await env.evaluate(client, "m", num_examples=n, rollouts_per_example=1,
-                           max_concurrent=concurrency)
-        spent = time.process_time() - began
-    print(json.dumps([spent, [(time.perf_counter() - wall) / count * concurrency] * count]))
-asyncio.run(main())
-"""
+# Stored rollouts.
 
 
-def peer(python: str, code: str, url: str, count: int, concurrency: int) -> Figures:
-    """A peer's figures, measured by its own interpreter on the same endpoint."""
+def stored_rollouts(folder: Path, count: int) -> None:
+    """A run of `count` rollouts, 8 to a task, each with a tool call and 200 tokens."""
+    dice = random.Random(0)
+    manifest = Manifest("bench", "1", "m", None, 0, num_repeats=8)
+    with RunFolder(folder, manifest) as run:
+        for number in range(count):
+            ids = [dice.randrange(150_000) for _ in range(200)]
+            reward = Reward(float(dice.random() < 0.4), info={"answer": str(dice.randrange(5))})
+            run.append(
+                Rollout(
+                    row={"responses_create_params": {"input": "x" * 400}, "answer": "3"},
+                    task_id=f"{number // 8:016x}",
+                    rollout_index=number % 8,
+                    prompt=[user_message("x" * 400)],
+                    output=[
+                        function_call("add", '{"first": 1, "second": 2}', "call_1"),
+                        function_call_output("call_1", "3"),
+                        assistant_message("The answer is 3. " * 20),
+                    ],
+                    tools=[],
+                    outcome=Outcome.scored(reward, StopReason.ANSWERED),
+                    segments=(Segment(ids[:80], ids[80:], [1] * 120, [-0.5] * 120),),
+                    timings=Timings(1.0, 0.9, 0.05, 0.05),
+                    usage=TokenUsage(100, 120, 2),
+                    provenance=Provenance("bench", "1", "0", "m", None, None, 0),
+                    task_index=number // 8,
+                )
+            )
+
+
+def report_on(count: int) -> tuple[float, float]:
+    """Seconds and MiB of ``gym-adapters report --html`` over `count` stored rollouts."""
     with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        stored_rollouts(run, count)
+        code = (
+            "import resource, subprocess, sys\n"
+            "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"
+        )
+        command = [sys.executable, "-m", "gym_adapters.cli", "report", str(run)]
+        began = time.perf_counter()
         done = subprocess.run(
-            [python, "-c", code, url, str(count), str(concurrency)],
+            [sys.executable, "-c", code, *command, "--html", f"{folder}/page.html"],
             capture_output=True,
             text=True,
-            cwd=folder,
-            check=False,
+            check=True,
         )
-    if done.returncode:
-        raise RuntimeError(f"the peer at {python} failed: {done.stderr[-2000:]}")
-    cpu, seconds = json.loads(done.stdout.strip().splitlines()[-1])
-    return figures(cpu, seconds)
+        return time.perf_counter() - began, float(done.stdout)
 
 
 # The table.
@@ -350,61 +321,99 @@ def peer(python: str, code: str, url: str, count: int, concurrency: int) -> Figu
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table; `goal` is the most that `value` should be."""
+    """One line of the table; `goal` is the most, or the least, that `value` should be."""
 
     name: str
     value: float
     unit: str
     goal: float | None = None
+    at_least: bool = False
 
     def __str__(self) -> str:
-        goal = "" if self.goal is None else f"goal {self.goal:g}"
-        missed = "" if self.goal is None or self.value <= self.goal else "  MISSED"
-        return f"{self.name:54} {self.value:9.3f} {self.unit:3} {goal:10}{missed}"
+        goal = "" if self.goal is None else f"goal {'>' if self.at_least else '<'} {self.goal:g}"
+        met = self.goal is None or (self.value >= self.goal) == self.at_least
+        missed = "" if met else "  MISSED"
+        return f"{self.name:64} {self.value:9.3f} {self.unit:3} {goal:11}{missed}"
 
 
-def measured(url: str, count: int, concurrency: int, peers: dict[str, str]) -> Iterator[Row]:
+def our_rows(url: str, count: int, concurrency: int, stored: int) -> Iterator[Row]:
     bare = best(lambda: floor(url, count, concurrency))
     single = best(lambda: ours(url, SingleTurn, count, concurrency))
     bare_two = best(lambda: floor(url, count, concurrency, calls=2))
     two = best(lambda: ours(url, OneTool, count, concurrency))
     yield Row("floor: CPU of one request", bare.cpu, "ms")
-    yield Row("single turn: CPU per rollout", single.cpu, "ms", 0.5)
+    yield Row(SINGLE, single.cpu, "ms", 0.5)
     yield Row("single turn: CPU, in floors", single.cpu / bare.cpu, "x", 3.5)
     yield Row("floor: CPU of two requests", bare_two.cpu, "ms")
-    yield Row("two model calls and a tool call: CPU per rollout", two.cpu, "ms", 1.2)
-    yield Row("floor: p99 of a request", bare.p99, "ms")
-    yield Row("single turn: p99 of a rollout", single.p99, "ms")
-    yield Row("single turn: p99, in floors", single.p99 / bare.p99, "x", 1.6)
+    yield Row(TOOL, two.cpu, "ms", 1.2)
+    wide_floor = best(lambda: floor(url, 4 * AT_ONCE, AT_ONCE))
+    wide = best(lambda: ours(url, SingleTurn, 4 * AT_ONCE, AT_ONCE))
+    yield Row("1,024 at once: p99 of the floor's request", wide_floor.p99, "ms")
+    yield Row("1,024 at once: p99 of a rollout", wide.p99, "ms")
+    yield Row("1,024 at once: p99, in floors", wide.p99 / wide_floor.p99, "x", 1.6)
     yield Row(
-        "1,024 rollouts at once: memory above interpreter",
-        memory_above_interpreter(url),
-        "MiB",
-        100,
+        "1,024 at once: memory above an interpreter", memory_above_interpreter(url), "MiB", 100
     )
-    for name, python in peers.items():
-        code = {"verifiers": VERIFIERS, "nemo-gym": NEMO_GYM}[name]
-        found = peer(python, code, url, min(count, 1000), concurrency)
-        what = "a request by its client alone" if name == "nemo-gym" else "a single turn"
-        yield Row(f"{name}: CPU of {what}", found.cpu, "ms")
+    yield Row("500 a second: p99 that the floor adds", asyncio.run(steady(url, "floor")), "ms")
+    yield Row("500 a second: p99 that is added", asyncio.run(steady(url, "collect")), "ms", 30)
+    seconds, memory = many_at_once(url)
+    yield Row("16,000 at once, none failed: wall time", seconds, "s")
+    yield Row("16,000 at once: memory above an interpreter", memory, "MiB")
+    if stored:
+        seconds, memory = report_on(stored)
+        yield Row(f"report of {stored:,} stored rollouts: time", seconds, "s", 60)
+        yield Row(f"report of {stored:,} stored rollouts: memory", memory, "MiB", 500)
+
+
+SINGLE = "single turn: CPU per rollout"
+TOOL = "two model calls and a tool call: CPU per rollout"
+
+
+def peer_rows(url: str, cache: Path, ours: dict[str, float]) -> Iterator[Row]:
+    for peer in PEERS:
+        python = installed_in(cache, peer)
+        if python is None:
+            print(f"{peer.name}: left out, it needs {' or '.join(peer.pythons)}", flush=True)
+            continue
+        yield from _peer_rows(peer, python, url, ours)
+
+
+def _peer_rows(peer: Peer, python: Path, url: str, ours: dict[str, float]) -> Iterator[Row]:
+    whats = [("single", SINGLE)]
+    if peer.script == "nemo_gym_rollouts.py":
+        whats.append(("tool", TOOL))
+    for what, name in whats:
+        runs = 1 if peer.script == "bench_taskset.py" else REPEATS
+        found = min(measured(peer, python, url, 1000, 64, what).cpu for _ in range(runs)) * 1e3
+        least = 20.0 if peer.name.startswith("nemo") else 10.0
+        yield Row(f"{peer.name}, {name}", found, "ms")
+        yield Row(f"{peer.name}: times ours", found / ours[name], "x", least, at_least=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--count", type=int, default=4000, help="rollouts of a measured run")
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--stored", type=int, default=100_000, help="stored rollouts to report on")
+    parser.add_argument("--peers", action="store_true", help="measure others, from PyPI")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    for name in ("verifiers", "nemo-gym"):
-        variable = f"BENCH_{name.upper().replace('-', '_')}_PYTHON"
-        parser.add_argument(f"--{name}-python", default=os.environ.get(variable))
     given = parser.parse_args()
-    paths = {"verifiers": given.verifiers_python, "nemo-gym": given.nemo_gym_python}
-    peers = {name: python for name, python in paths.items() if python}
-    rows = []
+    # 16,000 rollouts at once are as many as the pool has connections; the rest wait for one.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    rows: list[Row] = []
     with mock_endpoint() as url:
-        for row in measured(url, given.count, given.concurrency, peers):
-            print(row, flush=True)
-            rows.append(row)
+
+        def show(made: Iterator[Row]) -> None:
+            for row in made:
+                print(row, flush=True)
+                rows.append(row)
+
+        show(our_rows(url, given.count, given.concurrency, given.stored))
+        if given.peers:
+            home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            known = {row.name: row.value for row in rows}
+            show(peer_rows(url, home / "gym_adapters" / "peers", known))
     figures = {row.name: {"value": row.value, "unit": row.unit, "goal": row.goal} for row in rows}
     print(json.dumps(figures))
     if given.json is not None:

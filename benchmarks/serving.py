@@ -1,7 +1,8 @@
-"""CPU seconds that one /verify costs, client and server together, beside a floor without us.
+"""CPU seconds that one call costs, client and server together, beside a floor without us.
 
 Both run in this process and on one event loop, so process time is all that is spent. The floors do
-the same transport and the same JSON, and nothing else.
+the same transport and the same JSON, and nothing else. The last line is a whole attempt with our
+client (`NemoGymResources`): seeding, a tool call, the verdict and the end, divided by the four.
 """
 
 from __future__ import annotations
@@ -18,12 +19,20 @@ import orjson
 from aiohttp import web
 from fastapi import FastAPI, Request, Response
 
-from gym_adapters import Environment, EnvironmentEntry, Task, Transcript
-from gym_adapters.serving.environment_server import environment_app
+from gym_adapters import Environment, EnvironmentEntry, Episode, Task, Transcript, tool
+from gym_adapters.bridges.nemo_gym import NemoGymConfig, NemoGymResources
+from gym_adapters.episode import open_episode_resources
+from gym_adapters.items import assistant_message, function_call
+from gym_adapters.serving.environment_app import environment_app
 from gym_adapters.serving.http_server import bare_app, serving
 
 
 class Exact(Environment[Task]):
+    @tool
+    async def note(self, text: str) -> str:
+        """Take a note."""
+        return text
+
     async def verify(self, transcript: Transcript) -> float:
         return float(transcript.final_text == "42")
 
@@ -112,6 +121,27 @@ async def measure(url: str, body: dict[str, Any], *, seed: bool, calls: int) -> 
         return await cpu_per_call(post, calls, 32)
 
 
+async def measure_client(url: str, *, size: int, calls: int) -> tuple[float, float]:
+    """The same for a call of our own client."""
+    tools = [each.declaration() for each in Exact.class_tools.values()]
+    row = {"responses_create_params": {"input": "What is it?", "tools": tools}, "expected": "42"}
+    task, config = Task.from_row(row), NemoGymConfig(url=url)
+    turn = [function_call("note", orjson.dumps({"text": "x" * size}).decode(), "c1")]
+    async with open_episode_resources(NemoGymResources, config) as client:
+
+        async def attempt() -> None:
+            async with Episode(NemoGymResources, task, config=config, resources=client) as episode:
+                await episode.start()
+                await episode.advance(turn)
+                step = await episode.advance([assistant_message("42")])
+                assert step.outcome is not None
+                assert step.outcome.reward is not None
+                assert step.outcome.reward.value == 1.0
+
+        cpu, wall = await cpu_per_call(attempt, calls // 4, 32)
+    return cpu / 4, wall / 4
+
+
 async def main(calls: int, size: int) -> None:
     body = request_body(size)
     kinds: list[tuple[str, Any, bool]] = [
@@ -120,11 +150,17 @@ async def main(calls: int, size: int) -> None:
         ("/verify without a session", ours, False),
         ("/seed_session and /verify", ours, True),
     ]
+    floor = 0.0
     print(f"{calls} calls, 32 at once, {len(orjson.dumps(body))} bytes each way")
     for name, server, seed in kinds:
         async with server() as url:
             cpu, wall = await measure(url, body, seed=seed, calls=calls)
-        print(f"{name:28} {cpu * 1e6:7.0f} us CPU  {wall * 1e6:7.0f} us wall")
+        floor = floor or cpu
+        print(f"{name:28} {cpu * 1e6:7.0f} us CPU  {wall * 1e6:7.0f} us wall  {cpu / floor:5.1f}x")
+    async with ours() as url:
+        cpu, wall = await measure_client(url, size=size, calls=calls)
+    name = "a call of our own client"
+    print(f"{name:28} {cpu * 1e6:7.0f} us CPU  {wall * 1e6:7.0f} us wall  {cpu / floor:5.1f}x")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """What a reward costs in CPU time, for each environment, and whether that grows with the text.
 
-Run it: ``python benchmarks/verifiers.py``. No part of it needs a network or a GPU. CPU time is of
-this process and of the ones that a verifier keeps; environments whose packages are absent are left
-out. The floor is a verifier that looks at the final text and gives a number. The last column is of
-wrong answers that were never seen before, by processes that are warm.
+Run it: ``python benchmarks/verifiers.py``. No part of it needs a network or a GPU; with ``--peers``
+NeMo Gym is installed from PyPI into a virtual environment of its own in a cache folder (some
+minutes, once), and judges the same answers. CPU time is of this process and of the ones that a
+verifier keeps; environments whose packages are absent are left out. The floor is a verifier that
+looks at the final text and gives a number. The last column is of wrong answers that were never seen
+before, by processes that are warm.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import logging
@@ -26,12 +29,14 @@ from typing import Any, NamedTuple
 from gym_adapters.environments.calendar.schedule import event_list
 from gym_adapters.environments.reasoning_gym.environment import answer_in
 from gym_adapters.environments.swe.environment import Swe
+from peers.installed import Peer, installed_in
 
 from gym_adapters import (
     Environment,
     EnvironmentEntry,
     Episode,
     MissingExtra,
+    Reward,
     StopReason,
     Task,
     Transcript,
@@ -39,7 +44,7 @@ from gym_adapters import (
     environment_names,
     load_environment,
 )
-from gym_adapters.items import Item, assistant_message
+from gym_adapters.items import Item, assistant_message, item_text
 from gym_adapters.verifiers.choices import choice
 from gym_adapters.verifiers.documents import DocumentError, DocumentKind, parse_document
 from gym_adapters.verifiers.instructions import INSTRUCTIONS, follows
@@ -54,6 +59,17 @@ SETTINGS: Mapping[str, Sequence[str]] = {
 }
 STARTS_PROCESSES = ("code_debugging", "code_gen", "swe")
 TICK = os.sysconf("SC_CLK_TCK")
+NEMO_GYM = Peer(
+    "nemo-gym 0.4 verifiers",
+    (
+        "nemo-gym==0.4.0",
+        *("math-verify[antlr4_9_3]==0.8.0", "openapi-schema-validator", "xmltodict", "tiktoken"),
+        *("tomli-w", "tabulate", "numpy"),
+    ),
+    ("python3.12",),
+    "nemo_gym_verifiers.py",
+)
+SHARED_WITH_NEMO_GYM = ("calendar", "math_with_judge", "mcqa", "structured_outputs")
 REPEATS = 5
 SHORT = 25_000
 
@@ -67,8 +83,20 @@ class Floor(Environment[Task]):
         return float(bool(transcript.final_text))
 
 
-def cpu_seconds() -> float:
+class Watch:
     """CPU time of this process, of its descendants, and of those that they have waited for."""
+
+    def __init__(self) -> None:
+        self._others = _others()
+        self._own = time.process_time()
+
+    def seconds(self) -> float:
+        """Since it was made; looking at the other processes does not count."""
+        own = time.process_time() - self._own
+        return own + _others() - self._others
+
+
+def _others() -> float:
     children: dict[int, list[tuple[int, float]]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -78,7 +106,7 @@ def cpu_seconds() -> float:
         used = sum(map(int, fields[11:15])) / TICK
         children.setdefault(int(fields[1]), []).append((int(stat.parent.name), used))
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    total = time.process_time() + spent.ru_utime + spent.ru_stime
+    total = spent.ru_utime + spent.ru_stime
     waiting = [os.getpid()]
     while waiting:
         for process, used in children.get(waiting.pop(), ()):
@@ -121,13 +149,13 @@ def wrong(number: int) -> list[list[Item]]:
 
 async def verify(played: Sequence[Played], rounds: int) -> float:
     """Milliseconds of CPU time per verdict."""
-    began = cpu_seconds()
+    watch = Watch()
     for _ in range(rounds):
         for environment, transcript in played:
             if isinstance(environment, Swe):
                 environment.verdict = None
             await environment.verify(transcript)
-    return (cpu_seconds() - began) / (rounds * len(played)) * 1000
+    return watch.seconds() / (rounds * len(played)) * 1000
 
 
 def tasks_of(entry: EnvironmentEntry, count: int) -> list[Task]:
@@ -251,10 +279,10 @@ DOCUMENT = {"name": "kettle", "count": 3, "tags": ["red", "steel"]}
 def each(function: Callable[[], object], times: int) -> float:
     """Milliseconds of CPU time per call, its child processes included."""
     function()
-    began = cpu_seconds()
+    watch = Watch()
     for _ in range(times):
         function()
-    return (cpu_seconds() - began) / times * 1000
+    return watch.seconds() / times * 1000
 
 
 def parts() -> dict[str, Callable[[], float]]:
@@ -301,6 +329,66 @@ def parts() -> dict[str, Callable[[], float]]:
     }
 
 
+async def nemo_gym(python: Path) -> None:
+    """Print what verdicts on the same answers, half right and half wrong, cost here and there."""
+    print(f"\n{'beside NeMo Gym 0.4, ms':30}{'ours':>10}{'theirs':>10}{'ratio':>10}{'agree':>10}")
+    ours: dict[str, tuple[float, list[float]]] = {}
+    asked: dict[str, list[tuple[dict[str, Any], str]]] = {}
+    for name in SHARED_WITH_NEMO_GYM:
+        entry = load_environment(name)
+        config = entry.config(SETTINGS.get(name, ()))
+        tasks = [task for task in tasks_of(entry, 40) if _one_message(entry, task)]
+        gold = [item_text(entry.environment.gold_turns(task)[0][0]) for task in tasks]
+        # The answer to the task before: wrong, and of the right kind.
+        pairs = [*zip(tasks, gold, strict=True), *zip(tasks, [*gold[1:], gold[0]], strict=True)]
+        asked[name] = [(task.to_row(), text) for task, text in pairs]
+        async with entry.environment.open_resources(config) as resources, AsyncExitStack() as stack:
+            run = {"config": config, "resources": resources}
+            played = [
+                await play(entry, task, [[assistant_message(text)]], stack, **run)
+                for task, text in pairs
+            ]
+            await verify([played[0]], 1)  # starts what is started once
+            watch = Watch()
+            # Once each: a second time, some are known.
+            rewards = [
+                Reward.of(await one.environment.verify(one.transcript)).value for one in played
+            ]
+            ours[name] = (watch.seconds() / len(played) * 1000, rewards)
+    for name, theirs in (await asyncio.to_thread(verdicts_of, python, asked)).items():
+        if "error" in theirs:
+            print(f"{name:30}{'-':>20}  {theirs['error']}")
+            continue
+        cost_here, rewards = ours[name]
+        alike = sum(map(float.__eq__, rewards, theirs["rewards"])) / len(rewards)
+        there = theirs["milliseconds"]
+        print(f"{name:30}{cost_here:10.4f}{there:10.4f}{there / cost_here:9.1f}x{alike:10.0%}")
+
+
+def verdicts_of(python: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What NeMo Gym says, by environment.
+
+    Raises:
+        RuntimeError: If it can't be asked.
+    """
+    done = subprocess.run(
+        [str(python), str(Path(__file__).parent / "peers" / NEMO_GYM.script)],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{NEMO_GYM.name} failed: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def _one_message(entry: EnvironmentEntry, task: Task) -> bool:
+    turns = entry.environment.gold_turns(task)
+    return len(turns) == 1 and [item["type"] for item in turns[0]] == ["message"]
+
+
 MATH_MIX = (
     ("1/2", "0.5"),
     ("x^2+2x+1", "(x+1)^2"),
@@ -312,7 +400,7 @@ MATH_MIX = (
 )
 
 
-async def main() -> None:
+async def main(*, peers: bool) -> None:
     logging.disable(logging.WARNING)
     print(f"{'CPU time per reward, ms':30}{'gold':>10}{'wrong':>10}{'new wrong':>12}")
     least = statistics.median([await floor() for _ in range(3)])
@@ -334,7 +422,16 @@ async def main() -> None:
     for name, reader in READERS.items():
         worst, ratio, unit = growth(reader)
         print(f"{name:30}{worst:10.2f}{ratio:10.2f}  {unit!r}")
+    if peers:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        python = installed_in(home / "gym_adapters" / "peers", NEMO_GYM)
+        if python is None:
+            print(f"{NEMO_GYM.name}: left out, it needs {' or '.join(NEMO_GYM.pythons)}")
+        else:
+            await nemo_gym(python)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--peers", action="store_true", help="measure NeMo Gym, from PyPI")
+    asyncio.run(main(peers=parser.parse_args().peers))

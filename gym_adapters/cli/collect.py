@@ -143,6 +143,30 @@ def collect_command(
     workers: Annotated[
         int, typer.Option(min=1, rich_help_panel=RUN, help="How many workers --ray starts.")
     ] = 2,
+    worker_cpus: Annotated[
+        float,
+        typer.Option(
+            min=0.0, rich_help_panel=RUN, help="Cores that each worker takes of its node."
+        ),
+    ] = 1.0,
+    worker_gpus: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            rich_help_panel=RUN,
+            help="GPUs that each worker takes of its node, for a model that it loads.",
+        ),
+    ] = 0.0,
+    group_deadline: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            rich_help_panel=RUN,
+            help="Where rewards compare the attempts at a task: how long the first one waits for "
+            "the last. What is missing then has no reward.",
+        ),
+    ] = 1800.0,
     retries: Annotated[
         int,
         typer.Option(
@@ -176,6 +200,14 @@ def collect_command(
             "--overwrite", rich_help_panel=OUTPUT, help="Throw away the run in the folder."
         ),
     ] = False,
+    compress: Annotated[
+        str | None,
+        typer.Option(
+            metavar="zstd",
+            rich_help_panel=OUTPUT,
+            help="Compress the rollouts as they are written.",
+        ),
+    ] = None,
     pass_threshold: Annotated[
         float | None,
         typer.Option(
@@ -209,6 +241,7 @@ def collect_command(
     from gym_adapters.agents.tool_agent import AgentLimits
     from gym_adapters.cli.blend import run_parts
     from gym_adapters.errors import InvalidConfig
+    from gym_adapters.rollouts.compressed import Compression
     from gym_adapters.rollouts.ray import RayOptions
     from gym_adapters.rollouts.row_sampling import RowSampling
     from gym_adapters.rollouts.run import RunSettings
@@ -218,6 +251,10 @@ def collect_command(
         raise InvalidConfig("--resume and --overwrite contradict each other: give one of them")
     if output is None and (resume or overwrite):
         raise InvalidConfig("--resume and --overwrite need the folder of a run: give --output")
+    try:
+        compression = Compression(compress) if compress is not None else None
+    except ValueError:
+        raise InvalidConfig(f"--compress knows zstd, not {compress!r}") from None
     parts, total = run_parts(
         environments,
         rows=rows or (),
@@ -254,7 +291,11 @@ def collect_command(
             weight=first.weight,
             more=parts[1:],
             limit=limit,
-            ray=RayOptions(workers, ray_address) if ray or ray_address else None,
+            ray=RayOptions(workers, ray_address, worker_cpus, worker_gpus)
+            if ray or ray_address
+            else None,
+            group_deadline=group_deadline,
+            compression=compression,
         ),
         total=total * num_repeats,
         as_json=as_json,
@@ -272,12 +313,13 @@ def run_and_show(settings: RunSettings, *, total: int, as_json: bool) -> None:
     from gym_adapters.cli.failing import tell
     from gym_adapters.cli.progress import run_progress
     from gym_adapters.cli.signals import Stopped, run_until_signal
+    from gym_adapters.cli.streams import stdout_for_results
     from gym_adapters.rollouts.run import run
 
     # Bars of libraries would cross ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        with run_progress(total) as progress:
+        with stdout_for_results(as_json), run_progress(total) as progress:
             metrics = run_until_signal(run(settings, progress))
     except Stopped as stop:
         _tell_how_to_resume("stopped", settings)
@@ -287,6 +329,8 @@ def run_and_show(settings: RunSettings, *, total: int, as_json: bool) -> None:
         _tell_how_to_resume("stopped", settings)
         raise typer.Exit(1) from None
     _show(metrics, settings, as_json)
+    if metrics.failures:
+        _tell_failures(metrics, settings)
     if metrics.rollouts and not metrics.scored:
         tell(RuntimeError("no rollout could be scored"))
         raise typer.Exit(1)
@@ -307,8 +351,36 @@ def _show(metrics: Metrics, settings: RunSettings, as_json: bool) -> None:
     Console().print(metrics_table(metrics, f"{names}, {settings.model}"))
     if settings.output is not None:
         print(f"kept in {settings.output}")
-        if metrics.failures:
-            print(f"try the failed ones again with: {_resuming_command()}")
+
+
+# What to look at first, by the boundary that failed.
+NEXT_STEPS = {
+    "model": "see that the endpoint answers, and what it says in its own log",
+    "environment": "it is a bug of the environment, or of the row: the traceback is in {failures}",
+    "tool": "see that what the tool needs is there; the traceback is in {failures}",
+    "verifier": "it is a bug of verify, or of the row: the traceback is in {failures}; once it is "
+    "mended, gym-adapters reverify scores the same attempts",
+    "judge": "see that the judge answers; gym-adapters reverify --failed-only asks it again",
+    "sandbox": "see that the sandbox is there: bubblewrap, docker, memory, processes",
+    "timeout": "give it longer (--time-limit), or less to do at once (--concurrency)",
+    "cancelled": "something in the environment was cancelled: the traceback is in {failures}",
+}
+
+
+def _tell_failures(metrics: Metrics, settings: RunSettings) -> None:
+    """Why rollouts have no reward, on stderr, with what to do."""
+    from gym_adapters.rollouts.compressed import stored
+    from gym_adapters.rollouts.recorded import FAILURES
+
+    kept = settings.output
+    failures = "failures.jsonl (--output keeps it)" if kept is None else stored(kept / FAILURES)
+    for boundary, count in sorted(metrics.failures.items()):
+        said = metrics.failure_examples.get(boundary, "")
+        print(f"{count:,} without a reward ({boundary}). The first: {said}", file=sys.stderr)
+        if boundary in NEXT_STEPS:
+            print(f"  {NEXT_STEPS[boundary].format(failures=failures)}", file=sys.stderr)
+    if kept is not None:
+        print(f"try the failed ones again with: {_resuming_command()}", file=sys.stderr)
 
 
 def _tell_how_to_resume(what: str, settings: RunSettings) -> None:

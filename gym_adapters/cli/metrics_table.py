@@ -2,89 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
+from rich.markup import escape
 from rich.table import Table
 
-from gym_adapters.rollouts.metrics import Metrics, PassAtK, Spread
+from gym_adapters.rollouts.metric_rows import metric_rows
+from gym_adapters.rollouts.metrics import Metrics
 
 __all__ = ["metrics_table"]
 
 
 def metrics_table(metrics: Metrics, title: str) -> Table:
     """What a run came to, one quantity a row."""
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=escape(title), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column()
-    for name, value in _rows(metrics):
-        table.add_row(name, value)
+    for name, value in metric_rows(metrics):
+        table.add_row(escape(name), escape(value))
     return table
-
-
-def _rows(metrics: Metrics) -> Iterator[tuple[str, str]]:
-    yield "tasks", f"{metrics.tasks:,}"
-    failed = metrics.rollouts - metrics.scored
-    yield "rollouts", f"{metrics.rollouts:,}" + (f", {failed:,} without a reward" if failed else "")
-    yield from _rewards(metrics)
-    if metrics.failures:
-        yield "failures", _counts(metrics.failures)
-    if metrics.retried:
-        yield "attempted again", _counts(metrics.retried)
-    if metrics.scored:
-        yield from _costs(metrics)
-
-
-def _rewards(metrics: Metrics) -> Iterator[tuple[str, str]]:
-    if metrics.reward_mean is not None:
-        spread = f", std {metrics.reward_std:.4f}" if metrics.reward_std is not None else ""
-        yield "mean reward", f"{metrics.reward_mean:.4f}{spread}"
-    if metrics.reward_mean_of_tasks is not None:
-        error = metrics.reward_standard_error
-        about = f" ± {error:.4f} (standard error)" if error is not None else ""
-        yield "mean over tasks", f"{metrics.reward_mean_of_tasks:.4f}{about}"
-    for name, mean in metrics.components.items():
-        yield f"  {name}", f"{mean:.4f}"
-    for each in metrics.pass_at_k:
-        yield f"pass@{each.k}", _pass(each)
-        if each.k > 1 and each.pass_all_k is not None:
-            yield f"pass^{each.k}", f"{each.pass_all_k:.4f}"
-
-
-def _costs(metrics: Metrics) -> Iterator[tuple[str, str]]:
-    yield "truncated", f"{metrics.truncation_rate or 0.0:.1%}"
-    yield "stopped by", _counts(metrics.stop_reasons)
-    if metrics.tool_calls:
-        wrong = f", errors: {_counts(metrics.tool_errors)}" if metrics.tool_errors else ""
-        yield "tool calls", f"{metrics.tool_calls:,}{wrong}"
-    if metrics.output_tokens:
-        yield "tokens", f"{metrics.input_tokens:,} read, {metrics.output_tokens:,} sampled"
-    if metrics.constrained is not None:
-        yield "constraints", str(metrics.constrained)
-    if metrics.turns is not None:
-        yield "turns", _spread(metrics.turns, "")
-    if metrics.seconds is not None:
-        yield "time of a rollout", _spread(metrics.seconds, " s")
-    if metrics.model_share is not None:
-        yield "spent in the model", f"{metrics.model_share:.0%}"
-
-
-def _pass(each: PassAtK) -> str:
-    if each.pass_at_k is None:
-        return "no task has so many scored attempts"
-    if not each.tasks_short:
-        return f"{each.pass_at_k:.4f}"
-    return (
-        f"{each.pass_at_k:.4f} over {each.tasks} tasks; {each.tasks_short} have fewer than "
-        f"{each.k} scored attempts (over all tasks at least {each.lower_bound:.4f})"
-    )
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
-
-
-def _spread(spread: Spread, unit: str) -> str:
-    return (
-        f"mean {spread.mean:.2f}{unit}, median {spread.median:.2f}{unit}, "
-        f"95 % below {spread.p95:.2f}{unit}, most {spread.maximum:.2f}{unit}"
-    )

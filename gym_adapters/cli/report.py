@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from gym_adapters.rollouts.report import TokenText
 
 __all__ = ["report_command"]
 
@@ -18,8 +22,16 @@ def report_command(
     ] = None,
     samples: Annotated[
         int,
-        typer.Option(min=0, help="Rollouts to show in the page: best, worst and failed, each."),
-    ] = 10,
+        typer.Option(
+            min=0, help="Rollouts to read in the page: worst, best, failed and any, each."
+        ),
+    ] = 50,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Show the tokens in the page as text, by this model's tokenizer."
+        ),
+    ] = None,
     pass_threshold: Annotated[
         float | None,
         typer.Option(help="Reward that counts as a pass. Default: that of the run."),
@@ -42,13 +54,13 @@ def report_command(
     from gym_adapters.cli.metrics_table import metrics_table
     from gym_adapters.rollouts.manifest import Manifest
     from gym_adapters.rollouts.metrics import RolloutMetrics
-    from gym_adapters.rollouts.report import RolloutSample, html_report
-    from gym_adapters.rollouts.run_folder import (
+    from gym_adapters.rollouts.recorded import (
         MANIFEST,
         final_rollouts,
         recorded_metrics,
         recorded_thresholds,
     )
+    from gym_adapters.rollouts.report import RolloutSample, html_report
 
     manifest = Manifest.read(run / MANIFEST)
     threshold, by_environment = recorded_thresholds(run)
@@ -68,12 +80,27 @@ def report_command(
             sample.add(rollout)
         facts = [
             ("run", str(run)),
+            ("begun", manifest.sessions[0] if manifest.sessions else ""),
             ("environment", f"{manifest.environment} (version {manifest.environment_version})"),
             ("model", manifest.model),
             ("seed", str(manifest.seed)),
             ("input", manifest.input),
             ("library", manifest.library_version),
         ]
-        html.write_text(html_report(title, facts, metrics, sample), encoding="utf-8")
+        html.parent.mkdir(parents=True, exist_ok=True)
+        text = None if tokenizer is None else _token_text(tokenizer)
+        page = html_report(title, facts, metrics, sample, text=text)
+        html.write_text(page, encoding="utf-8", errors="replace")
         if not as_json:
             print(f"written to {html}")
+
+
+def _token_text(path: str) -> TokenText:
+    from gym_adapters.extras import require
+    from gym_adapters.rollouts.local_source import found_model
+
+    transformers = require("transformers", "tokens", "tokens as text")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        found_model(path, "tokens"), local_files_only=True
+    )
+    return partial(tokenizer.decode, clean_up_tokenization_spaces=False)

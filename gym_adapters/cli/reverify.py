@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from gym_adapters.environment import EnvironmentConfig
     from gym_adapters.registry import EnvironmentEntry
     from gym_adapters.rollout import Rollout
+    from gym_adapters.rollouts.manifest import Manifest
     from gym_adapters.rollouts.run_folder import RunFolder
+    from gym_adapters.training_data.stored import StoredRollouts
 
 __all__ = ["reverify_command"]
 
@@ -19,12 +22,27 @@ SHOWN = 20
 
 
 def reverify_command(
-    environment: Annotated[str, typer.Argument(metavar="ENV", help="The environment.")],
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run, or a file of rollouts: ours, or NeMo Gym's.",
+        ),
+    ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="FOLDER", help="New folder for the new verdicts."),
     ],
+    environment: Annotated[
+        str | None,
+        typer.Option(
+            "--environment",
+            "-e",
+            metavar="ENV",
+            help="The environment; by default the one that the rollouts name. Of a run of "
+            "several, those of this one are taken.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Setting of the environment."),
@@ -42,54 +60,47 @@ def reverify_command(
 ) -> None:
     """Run the turns of stored rollouts through the environment again, and verify anew.
 
-    Of a run of several environments those of ENV are taken. Tools are run again, so that the state
-    the verifier looks at is there. A rollout whose tools or replies now answer otherwise gets no
-    verdict: it would be one on another attempt.
+    Tools are run again, so that the state the verifier looks at is there. A rollout whose tools or
+    replies now answer otherwise gets no verdict: it would be one on another attempt.
 
     For example
 
-      [bold]gym-adapters reverify mcqa run/ -o rescored/[/]
+      [bold]gym-adapters reverify run/ -o rescored/[/]
       After a change of the verifier: what would the same attempts score now?
 
-      [bold]gym-adapters reverify equivalence_llm_judge run/ -o rescored/ --failed-only[/]
+      [bold]gym-adapters reverify run/ -o rescored/ --failed-only[/]
       The judge was down: judge what it missed.
-    """
-    from dataclasses import replace
 
+      [bold]gym-adapters reverify nemo_gym_rollouts.jsonl -e mcqa -o rescored/[/]
+      What NeMo Gym recorded, by our verifier.
+    """
     from gym_adapters.cli.signals import Stopped, run_until_signal
     from gym_adapters.errors import InvalidConfig
     from gym_adapters.registry import load_environment
-    from gym_adapters.rollouts.manifest import Manifest
     from gym_adapters.rollouts.metrics import RolloutMetrics
-    from gym_adapters.rollouts.run_folder import MANIFEST, OnExisting, RunFolder
+    from gym_adapters.rollouts.run_folder import OnExisting, RunFolder
+    from gym_adapters.training_data.stored import StoredRollouts
 
     if output.resolve() == run.resolve():
         raise InvalidConfig("the new folder is the old one: a record is never changed")
-    entry = load_environment(environment)
+    stored = StoredRollouts(run)
+    entry = load_environment(environment if environment is not None else _only_name(stored))
     if failed_only and entry.environment.capabilities().compares:
         raise InvalidConfig(
             f"{entry.name} rewards rollouts by comparing a group, so a part of it has no verdict. "
             "Fix: leave out --failed-only"
         )
     config = entry.config(settings or ())
-    recorded = Manifest.read(run / MANIFEST)
-    of_several = recorded.blend is not None
-    manifest = replace(
-        recorded,
-        blend=None,
-        environment=entry.environment.name,
-        environment_version=entry.environment.version,
-        environment_config=config.model_dump(mode="json"),
-        input=f"reverified: {run}",
-    )
     best = entry.card.reward_range[1] if entry.card is not None else 1.0
     on_existing = OnExisting.OVERWRITE if overwrite else OnExisting.REFUSE
-    name = entry.environment.name if of_several else None
-    chosen = _chosen(run, failed_only, name)
+    chosen = _chosen(stored, failed_only, entry.environment.name)
     with RunFolder(
-        output, manifest, on_existing=on_existing, metrics=RolloutMetrics(best)
+        output,
+        _manifest(stored, entry, config),
+        on_existing=on_existing,
+        metrics=RolloutMetrics(best),
     ) as folder:
-        work = _reverify(entry, chosen, folder, settings or [], concurrency)
+        work = _reverify(entry, chosen, folder, config, concurrency)
         try:
             changes = run_until_signal(work)
         except Stopped as stop:
@@ -99,14 +110,58 @@ def reverify_command(
     _show(changes, folder, entry)
 
 
-def _chosen(run: Path, failed_only: bool, environment: str | None) -> Iterator[Rollout]:
-    """The rollouts to verify; `environment` is the one to take from a run of several."""
-    from gym_adapters.rollouts.replay import VERDICTS
-    from gym_adapters.rollouts.run_folder import final_rollouts
+def _only_name(stored: StoredRollouts) -> str:
+    """The environment that the rollouts name."""
+    from gym_adapters.errors import InvalidConfig
 
-    for rollout in final_rollouts(run):
-        if environment is not None and rollout.provenance.environment != environment:
+    if stored.manifest is not None:
+        names = stored.manifest.environment
+    else:
+        _, first = next(iter(stored), (None, None))
+        names = "" if first is None else first.provenance.environment
+    if not names or ", " in names:
+        told = f"they are of {names}" if names else "they do not name it"
+        raise InvalidConfig(
+            f"say which environment is to verify the rollouts of {stored.path}: {told}. "
+            "Fix: add --environment ENV"
+        )
+    return names
+
+
+def _manifest(
+    stored: StoredRollouts, entry: EnvironmentEntry, config: EnvironmentConfig
+) -> Manifest:
+    from dataclasses import replace
+
+    from gym_adapters.rollouts.manifest import Manifest
+
+    recorded = stored.manifest
+    if recorded is None:
+        recorded = Manifest("", "", f"recorded: {stored.path.name}", None, 0)
+    return replace(
+        recorded,
+        blend=None,
+        environment=entry.environment.name,
+        environment_version=entry.environment.version,
+        environment_config=config.model_dump(mode="json"),
+        input=f"reverified: {stored.path}",
+    )
+
+
+def _chosen(stored: StoredRollouts, failed_only: bool, environment: str) -> Iterator[Rollout]:
+    """The rollouts to verify; those of NeMo Gym name no environment."""
+    from dataclasses import replace
+
+    from gym_adapters.rollouts.replay import VERDICTS
+
+    several = stored.manifest is not None and stored.manifest.blend is not None
+    for _, rollout in stored:
+        named = rollout.provenance.environment
+        if several and named != environment:
             continue
+        if not named:
+            own = replace(rollout.provenance, environment=environment)
+            rollout = replace(rollout, provenance=own)
         failure = rollout.outcome.failure
         if not failed_only or (failure is not None and failure.boundary in VERDICTS):
             yield rollout
@@ -133,7 +188,7 @@ async def _reverify(
     entry: EnvironmentEntry,
     rollouts: Iterator[Rollout],
     folder: RunFolder,
-    settings: list[str],
+    config: EnvironmentConfig,
     concurrency: int,
 ) -> _Changes:
     from contextlib import aclosing
@@ -148,7 +203,6 @@ async def _reverify(
             waiting[rollout.task_id, rollout.rollout_index] = rollout
             yield rollout
 
-    config = entry.config(settings)
     again = reverify(
         entry,
         remembered(),

@@ -37,9 +37,14 @@ class Address:
     _trying: bool = False
 
     @property
+    def trusted(self) -> bool:
+        """Whether it is asked as if nothing were wrong."""
+        return self.failures < FAILURES_TO_OPEN
+
+    @property
     def ready(self) -> bool:
         """Whether it may be asked now."""
-        if self.failures < FAILURES_TO_OPEN:
+        if self.trusted:
             return True
         return not self._trying and self.clock() >= self._retry_at
 

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from types import TracebackType
@@ -181,7 +181,7 @@ class OpenAIEndpoint:
             address = place.address = await self._ready(place.address)
             pause: float | None = None
             try:
-                return await self._post(address, body)
+                return await self._post(address, body, place)
             except _Passing as failure:
                 problem: Exception = failure
                 pause = failure.pause
@@ -212,7 +212,7 @@ class OpenAIEndpoint:
             await asyncio.sleep(min(POLL, LONGEST_PAUSE))
         return address
 
-    async def _post(self, address: Address, body: bytes) -> Mapping[str, Any]:
+    async def _post(self, address: Address, body: bytes, place: Place) -> Mapping[str, Any]:
         if self._client is None:
             raise RuntimeError("enter the endpoint (async with) before using it")
         url = f"{address.url}/{self._wire.path}"
@@ -225,7 +225,7 @@ class OpenAIEndpoint:
                 address.failed(LONGEST_PAUSE)
                 raise
             if answer.status >= 500:
-                address.failed(LONGEST_PAUSE)
+                place.failed_at(address, answer.status)
             else:
                 address.answered()
         if answer.status != 200:
@@ -256,6 +256,19 @@ class Place:
     """Where a conversation is: the address that answered it last."""
 
     address: Address | None = None
+    _blamed: set[str] = field(default_factory=set)
+
+    def failed_at(self, address: Address, status: int) -> None:
+        """Count a server's error against the address.
+
+        A request that a server can't stomach answers 500 each time it is asked again, and says
+        nothing about others: such an error counts once a conversation. 502 and its like come from
+        what stands before a server that is down.
+        """
+        if status != 500 or address.url not in self._blamed or not address.trusted:
+            address.failed(LONGEST_PAUSE)
+        if status == 500:
+            self._blamed.add(address.url)
 
 
 class _Passing(Exception):

@@ -6,7 +6,8 @@ from gym_adapters.rollouts.collect import Agent, collect
 from gym_adapters.rollouts.groups import compared
 from gym_adapters.rollouts.metrics import Metrics, PassAtK, RolloutMetrics
 from gym_adapters.rollouts.models import ModelSource, model_schemes, model_source
-from gym_adapters.rollouts.run_folder import RunFolder, read_rollouts
+from gym_adapters.rollouts.recorded import read_rollouts
+from gym_adapters.rollouts.run_folder import RunFolder
 
 __all__ = [
     "Agent",

@@ -23,10 +23,18 @@ class AppendFile:
     Args:
         path: The file; made where absent.
         opener: Opens it unbuffered, for tests that want a disk that fails.
+        packed: What stands in the file for lines, e.g. a compressed frame; by default themselves.
     """
 
-    def __init__(self, path: Path, *, opener: Callable[[Path], RawIOBase] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        opener: Callable[[Path], RawIOBase] | None = None,
+        packed: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         self.path = path
+        self._packed = packed
         self._file = (opener if opener is not None else _open)(path)
         self._end = self._file.seek(0, SEEK_END)
 
@@ -36,7 +44,8 @@ class AppendFile:
         Raises:
             OSError: If they can't be written; the file is then as it was before.
         """
-        left = memoryview(lines)
+        data = lines if self._packed is None else self._packed(lines)
+        left = memoryview(data)
         try:
             while left:
                 written = self._file.write(left)
@@ -47,7 +56,7 @@ class AppendFile:
             self._file.truncate(self._end)
             self._file.seek(self._end)
             raise
-        self._end += len(lines)
+        self._end += len(data)
 
     def close(self) -> None:
         """Ask the disk itself to keep what was written, and close."""

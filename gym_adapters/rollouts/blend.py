@@ -4,37 +4,44 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 from gym_adapters.errors import InvalidConfig
 from gym_adapters.task import Task
 
 __all__ = ["blended", "shares", "task_stream"]
 
+T = TypeVar("T")
+
 
 def blended(
-    streams: Sequence[Iterable[Task]], weights: Sequence[float]
-) -> Iterator[tuple[int, Task]]:
-    """Every task once, with the index of its stream.
+    streams: Sequence[Iterable[T]], weights: Sequence[float], *, whole: bool = True
+) -> Iterator[tuple[int, T]]:
+    """The items of several streams, each with the index of its stream, evenly spread.
 
-    At each point the streams that have not ended have given tasks in proportion to their weights,
-    to within one task each.
+    At each point the streams that have not ended have given items in proportion to their weights,
+    to within one each. No chance is involved.
 
     Args:
-        streams: Tasks, each stream read as it is needed.
+        streams: Each read as it is needed.
         weights: Above 0, one per stream.
+        whole: When a stream ends go on with the others; else end there, and keep the proportions.
     """
     iterators = [iter(stream) for stream in streams]
     given = [0] * len(iterators)
     left = set(range(len(iterators)))
     while left:
-        # The one whose next task is due first; the order of the streams breaks ties.
+        # The one whose next item is due first; the order of the streams breaks ties.
         index = min(left, key=lambda each: ((given[each] + 1) / weights[each], each))
-        task = next(iterators[index], None)
-        if task is None:
+        try:
+            item = next(iterators[index])
+        except StopIteration:
+            if not whole:
+                return
             left.remove(index)
             continue
         given[index] += 1
-        yield index, task
+        yield index, item
 
 
 def shares(total: int, weights: Sequence[float]) -> list[int]:

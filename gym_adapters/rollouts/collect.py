@@ -24,18 +24,19 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from gym_adapters import __version__
 from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
 from gym_adapters.environment import Environment, EnvironmentConfig
 from gym_adapters.episode import EpisodeLimits
-from gym_adapters.errors import InvalidConfig, InvalidEnvironment
+from gym_adapters.errors import InvalidConfig, InvalidEnvironment, RolloutTimeout
 from gym_adapters.generation.chat import ChatModel
 from gym_adapters.registry import EnvironmentEntry, load_environment
-from gym_adapters.rollout import Rollout
-from gym_adapters.rollouts.groups import compared
+from gym_adapters.rollout import Provenance, Rollout
 from gym_adapters.rollouts.local_runner import (
     LONGEST_PAUSE,
     RETRIED,
@@ -45,12 +46,24 @@ from gym_adapters.rollouts.local_runner import (
     Retries,
     Runner,
     local_runner,
+    unscored,
 )
 from gym_adapters.rollouts.models import ModelSource
 from gym_adapters.rollouts.row_sampling import RowSampling, Sampling, sampling_of
 from gym_adapters.task import Task
 
-__all__ = ["LONGEST_PAUSE", "RETRIED", "Agent", "RolloutKey", "Tasks", "collect", "collect_parts"]
+__all__ = [
+    "GROUP_DEADLINE",
+    "LONGEST_PAUSE",
+    "RETRIED",
+    "Agent",
+    "RolloutKey",
+    "Tasks",
+    "collect",
+    "collect_parts",
+]
+
+GROUP_DEADLINE = 1800.0
 
 RolloutKey = tuple[str, int]
 """``(task_id, rollout_index)``: names a rollout within a run."""
@@ -75,6 +88,7 @@ def collect(
     retry_pause: float = 1.0,
     on_retry: Callable[[Rollout], None] | None = None,
     skip: Container[RolloutKey] = frozenset(),
+    group_deadline: float = GROUP_DEADLINE,
 ) -> AsyncGenerator[Rollout]:
     """Run `num_repeats` episodes of each task and yield each rollout when it is finished.
 
@@ -86,7 +100,8 @@ def collect(
     `rollout_index` where the first one stopped. To know them again, the id of each task is kept.
 
     An environment that compares (`Environment.compare`) gets each group when its last rollout ends,
-    and its rollouts come out together.
+    and its rollouts come out together. What has not ended `group_deadline` seconds after the first
+    is stopped, fails with a timeout, and the others are compared without it.
 
     Args:
         environment: An entry of the registry, its name, or a class.
@@ -106,6 +121,7 @@ def collect(
         retry_pause: Seconds before the first retry; doubled for each further one, with jitter.
         on_retry: Told of each failed rollout that is attempted again.
         skip: Keys of rollouts not to run, because they are there already.
+        group_deadline: Seconds that a group which is compared waits for its last rollouts.
 
     Raises:
         UsageError: If an argument can't be used, a row is invalid or there is no model for a task.
@@ -146,6 +162,7 @@ def collect(
         num_repeats=num_repeats,
         concurrency=concurrency,
         skip=skip,
+        group_deadline=group_deadline,
     )
 
 
@@ -157,6 +174,7 @@ async def collect_parts(
     num_repeats: int = 1,
     concurrency: int = 64,
     skip: Container[RolloutKey] = frozenset(),
+    group_deadline: float = GROUP_DEADLINE,
 ) -> AsyncGenerator[Rollout]:
     """As `collect`, over several environments and wherever `runner` runs them.
 
@@ -167,11 +185,13 @@ async def collect_parts(
         num_repeats: Attempts at each task.
         concurrency: Most episodes at once.
         skip: Keys of rollouts not to run.
+        group_deadline: Seconds that a group which is compared waits for its last rollouts.
     """
     collection = _Collection(
         parts=parts,
         num_repeats=num_repeats,
         skip=skip,
+        group_deadline=group_deadline,
         slots=asyncio.Semaphore(concurrency),
         unread=asyncio.Semaphore(concurrency),
     )
@@ -193,10 +213,40 @@ async def collect_parts(
 
 @dataclass(slots=True)
 class _Group:
-    """The attempts at one occurrence of a task, until all have ended."""
+    """The attempts at one occurrence of a task, until all have ended.
+
+    Attributes:
+        size: How many.
+        patience: Seconds that the first one to end waits for the others.
+        judge: Gives them the rewards of `Environment.compare`.
+        rollouts: Those that have ended.
+    """
 
     size: int
+    patience: float
+    judge: Callable[[Sequence[Rollout]], Awaitable[list[Rollout]]]
     rollouts: list[Rollout] = field(default_factory=list)
+    _end: float | None = None
+    _clocks: list[asyncio.Timeout] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def clock(self) -> AsyncIterator[None]:
+        """Ends the block with `TimeoutError` once the group waits no more."""
+        async with asyncio.timeout_at(self._end) as clock:
+            self._clocks.append(clock)
+            try:
+                yield
+            finally:
+                self._clocks.remove(clock)
+
+    def add(self, rollout: Rollout) -> bool:
+        """Take one that has ended; whether it was the last."""
+        self.rollouts.append(rollout)
+        if self._end is None:
+            self._end = asyncio.get_running_loop().time() + self.patience
+            for clock in self._clocks:
+                clock.reschedule(self._end)
+        return len(self.rollouts) == self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +265,7 @@ class _Collection:
     parts: Sequence[Part]
     num_repeats: int
     skip: Container[RolloutKey]
+    group_deadline: float
     slots: asyncio.Semaphore
     # Finished rollouts that may wait for the consumer: the queue itself must never block its end.
     unread: asyncio.Semaphore
@@ -267,7 +318,8 @@ class _Collection:
                 jobs = [Job(part, task, task_index, index, sampling) for index in todo]
                 # All of a group before its first job: a group is run whole or not at all.
                 starts = [runner.prepare(job) for job in jobs]
-                group = _Group(len(todo)) if compares[part] else None
+                judge = partial(runner.compared, part)
+                group = _Group(len(todo), self.group_deadline, judge) if compares[part] else None
                 for job, start in zip(jobs, starts, strict=True):
                     yield _Prepared(job, start, group)
 
@@ -282,23 +334,42 @@ class _Collection:
 
     async def _one(self, prepared: _Prepared) -> None:
         try:
-            rollout = await prepared.start()
+            rollout = await self._rollout(prepared)
             for finished in await self._group_of(prepared, rollout):
                 await self.unread.acquire()
                 self.finished.put_nowait(finished)
         finally:
             self.slots.release()
 
+    async def _rollout(self, prepared: _Prepared) -> Rollout:
+        group, job = prepared.group, prepared.job
+        if group is None:
+            return await prepared.start()
+        try:
+            async with group.clock():
+                return await prepared.start()
+        except TimeoutError:
+            environment = self.parts[job.part].environment
+            return unscored(
+                job,
+                RolloutTimeout(
+                    f"its group was judged without it, {group.patience:g} s after the first of it"
+                ),
+                Provenance(
+                    environment=environment.name,
+                    environment_version=environment.version,
+                    library_version=__version__,
+                ),
+            )
+
     async def _group_of(self, prepared: _Prepared, rollout: Rollout) -> list[Rollout]:
         """What is finished now: the rollout, or its whole group, or nothing yet."""
         if prepared.group is None:
             return [rollout]
-        prepared.group.rollouts.append(rollout)
-        if len(prepared.group.rollouts) < prepared.group.size:
+        if not prepared.group.add(rollout):
             return []
         group = sorted(prepared.group.rollouts, key=lambda each: each.rollout_index)
-        part = self.parts[prepared.job.part]
-        return await compared(part.environment, group, timeout=part.limits.verify_timeout)
+        return await prepared.group.judge(group)
 
 
 class _Occurrences:

@@ -20,6 +20,7 @@ from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.registry import EnvironmentEntry
 from gym_adapters.reward import Outcome
 from gym_adapters.rollout import Provenance, Rollout
+from gym_adapters.rollouts.groups import compared
 from gym_adapters.rollouts.model_judge import open_run_resources
 from gym_adapters.rollouts.models import ModelSource, SharedModel, model_source
 from gym_adapters.rollouts.row_sampling import Sampling
@@ -121,6 +122,10 @@ class Runner(Protocol):
         """
         ...
 
+    async def compared(self, part: int, group: Sequence[Rollout]) -> list[Rollout]:
+        """Attempts at one task of the part at index `part`, with the rewards of `compare`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalRunner:
@@ -153,6 +158,17 @@ class LocalRunner:
         environment = self.parts[job.part].environment
         model = self.source.for_rollout(environment, job.task, job.rollout_index)
         return partial(self._run, job, model)
+
+    async def compared(self, part: int, group: Sequence[Rollout]) -> list[Rollout]:
+        """See `Runner.compared`; only cancellation raises."""
+        run = self.parts[part]
+        return await compared(
+            run.environment,
+            group,
+            config=run.config,
+            resources=self.resources[part],
+            timeout=run.limits.verify_timeout,
+        )
 
     async def _run(self, job: Job, model: ChatModel) -> Rollout:
         attempt = 0

@@ -14,20 +14,30 @@ import orjson
 from gym_adapters.errors import Boundary
 from gym_adapters.generation.constrained import OffPolicyReport, off_policy_report
 from gym_adapters.items import Item
-from gym_adapters.reward import OutcomeStatus
+from gym_adapters.reward import Failure, OutcomeStatus
 from gym_adapters.rollout import Rollout
+from gym_adapters.rollouts.bootstrap import Interval, mean_interval
+from gym_adapters.rollouts.majority import (
+    AnswerTally,
+    MajorityAtK,
+    answer_of,
+    majority_over_tasks,
+)
 from gym_adapters.rollouts.pass_at_k import Attempts, PassAtK, pass_at_k_over_tasks
 
 __all__ = ["Metrics", "PassAtK", "RolloutMetrics", "Spread", "tool_errors"]
 
+LONGEST_EXAMPLE = 300
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of a quantity over rollouts: mean, median, 95th percentile and maximum."""
+    """Of a quantity over rollouts: mean, median, 95th and 99th percentile, maximum."""
 
     mean: float
     median: float
     p95: float
+    p99: float
     maximum: float
 
 
@@ -44,13 +54,16 @@ class Metrics:
         scored: Rollouts with a reward.
         failures: Failed rollouts by boundary.
         retried: Failed attempts that were made again, by boundary; not among `rollouts`.
+        failure_examples: What the first failure of each boundary said.
         reward_mean: Mean over scored rollouts.
         reward_std: Sample standard deviation over scored rollouts.
         reward_mean_of_tasks: Mean over tasks of their mean reward.
         reward_standard_error: Of `reward_mean_of_tasks`, tasks being the independent draws.
+        reward_interval: Its 95 % confidence interval, by resampling the tasks.
         components: Mean of each reward component, over the rollouts that have it.
         pass_threshold: A rollout passes with at least this reward.
         pass_at_k: One entry per k.
+        majority_at_k: One entry per k above 1; empty where rewards name no answers.
         truncation_rate: Share of scored rollouts that a budget cut.
         stop_reasons: Scored rollouts by stop reason.
         tool_calls: Tool results read by the model, or at least produced for it.
@@ -69,13 +82,16 @@ class Metrics:
     scored: int
     failures: Mapping[str, int]
     retried: Mapping[str, int]
+    failure_examples: Mapping[str, str]
     reward_mean: float | None
     reward_std: float | None
     reward_mean_of_tasks: float | None
     reward_standard_error: float | None
+    reward_interval: Interval | None
     components: Mapping[str, float]
     pass_threshold: float
     pass_at_k: Sequence[PassAtK]
+    majority_at_k: Sequence[MajorityAtK]
     truncation_rate: float | None
     stop_reasons: Mapping[str, int]
     tool_calls: int
@@ -90,12 +106,19 @@ class Metrics:
 
     def to_json(self) -> dict[str, Any]:
         """The metrics as one JSON-serialisable object."""
-        data = asdict(self)
+        data: dict[str, Any] = _lists(asdict(self))
         if not self.environments:
             del data["environments"]
         if self.constrained is None:
             del data["constrained"]
         return data
+
+
+def _lists(value: Any) -> Any:
+    """`value` with named tuples, which JSON libraries refuse, as lists."""
+    if isinstance(value, dict):
+        return {key: _lists(each) for key, each in value.items()}
+    return [_lists(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(slots=True)
@@ -124,6 +147,15 @@ class _TaskTally:
     rewards: float = 0.0
     attempts: int = 0
     passes: int = 0
+    answers: dict[bytes, AnswerTally] = field(default_factory=dict)
+
+    def answered(self, answer: bytes, reward: float) -> None:
+        before = self.answers.get(answer, AnswerTally(0, 0.0))
+        self.answers[answer] = AnswerTally(before.attempts + 1, before.rewards + reward)
+
+    @property
+    def silent(self) -> int:
+        return self.attempts - sum(answer.attempts for answer in self.answers.values())
 
 
 @dataclass(slots=True)
@@ -142,6 +174,7 @@ class RolloutMetrics:
     output_tokens: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     retried: Counter[str] = field(default_factory=Counter)
+    failure_examples: dict[str, str] = field(default_factory=dict)
     reward: _Mean = field(default_factory=_Mean)
     _tasks: dict[str, _TaskTally] = field(default_factory=dict)
     _components: dict[str, _Mean] = field(default_factory=dict)
@@ -170,13 +203,17 @@ class RolloutMetrics:
         tally = self._tasks.setdefault(rollout.task_id, _TaskTally())
         outcome = rollout.outcome
         if outcome.failure is not None:
-            self.failures[outcome.failure.boundary.value] += 1
+            at_fault = outcome.failure.boundary.value
+            self.failures[at_fault] += 1
+            self.failure_examples.setdefault(at_fault, _told(outcome.failure))
         if outcome.reward is None:
             return
         reward = outcome.reward.value
         self.reward.add(reward)
         tally.rewards += reward
         tally.attempts += 1
+        if (answer := answer_of(outcome.reward.info)) is not None:
+            tally.answered(answer, reward)
         # A reward summed from parts may miss the threshold by a rounding error.
         threshold = self.thresholds.get(environment, self.pass_threshold)
         tally.passes += reward >= threshold - 1e-9
@@ -218,12 +255,15 @@ class RolloutMetrics:
             ks: For which k to give pass@k; by default 1 and the powers of two up to the most
                 attempts that a task has.
         """
+        asked = ks if ks is None else list(ks)
         tallies = self._tasks.values()
         scored = [tally for tally in tallies if tally.attempts]
         most = max((tally.attempts for tally in scored), default=0)
         of_tasks = _Mean()
-        for tally in scored:
-            of_tasks.add(tally.rewards / tally.attempts)
+        means = [tally.rewards / tally.attempts for tally in scored]
+        for mean in means:
+            of_tasks.add(mean)
+        ks = _powers(most) if asked is None else asked
         attempts = [Attempts(tally.attempts, tally.passes) for tally in tallies]
         seconds = math.fsum(self._seconds)
         return Metrics(
@@ -232,17 +272,20 @@ class RolloutMetrics:
             scored=self.reward.count,
             failures=dict(self.failures),
             retried=dict(self.retried),
+            failure_examples={
+                name: text for name, text in self.failure_examples.items() if name in self.failures
+            },
             reward_mean=self.reward.mean if self.reward.count else None,
             reward_std=self.reward.std,
             reward_mean_of_tasks=of_tasks.mean if scored else None,
             reward_standard_error=(
                 None if of_tasks.std is None else of_tasks.std / math.sqrt(of_tasks.count)
             ),
+            reward_interval=mean_interval(means),
             components={name: part.mean for name, part in sorted(self._components.items())},
             pass_threshold=self.pass_threshold,
-            pass_at_k=[
-                pass_at_k_over_tasks(attempts, k) for k in (_powers(most) if ks is None else ks)
-            ],
+            pass_at_k=[pass_at_k_over_tasks(attempts, k) for k in ks],
+            majority_at_k=self._majority(ks),
             truncation_rate=self._truncated / self.reward.count if self.reward.count else None,
             stop_reasons=dict(self._stop_reasons),
             tool_calls=self._tool_calls,
@@ -253,8 +296,22 @@ class RolloutMetrics:
             seconds=_spread(self._seconds),
             model_share=self._model_seconds / seconds if seconds > 0 else None,
             constrained=self._off_policy if self._off_policy.constrained_tokens else None,
-            environments={name: part.metrics(ks) for name, part in self._parts.items()},
+            environments={name: part.metrics(asked) for name, part in self._parts.items()},
         )
+
+    def _majority(self, ks: Iterable[int]) -> list[MajorityAtK]:
+        if not any(tally.answers for tally in self._tasks.values()):
+            return []
+        votes = [(list(tally.answers.values()), tally.silent) for tally in self._tasks.values()]
+        return [majority_over_tasks(votes, k) for k in ks if k > 1]
+
+
+def _told(failure: Failure) -> str:
+    """What a failure said, in one line that a terminal has room for."""
+    message = " ".join(failure.message.split()) or "(it said nothing)"
+    # Messages of ours say what they are; a bare "0" of a KeyError does not.
+    named = message if failure.error in message else f"{failure.error}: {message}"
+    return named if len(named) <= LONGEST_EXAMPLE else f"{named[:LONGEST_EXAMPLE]} ..."
 
 
 def tool_errors(items: Iterable[Item]) -> Counter[str]:
@@ -284,6 +341,7 @@ def _spread(values: Sequence[float]) -> Spread | None:
         mean=math.fsum(ordered) / len(ordered),
         median=_quantile(ordered, 0.5),
         p95=_quantile(ordered, 0.95),
+        p99=_quantile(ordered, 0.99),
         maximum=ordered[-1],
     )
 

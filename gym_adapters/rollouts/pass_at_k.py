@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from math import comb, fsum
 from typing import NamedTuple
 
+from gym_adapters.rollouts.bootstrap import Interval, mean_interval
+
 __all__ = ["Attempts", "PassAtK", "pass_all_k", "pass_at_k", "pass_at_k_over_tasks"]
 
 
@@ -42,6 +44,7 @@ class PassAtK:
         pass_all_k: pass^k over the same tasks.
         tasks: Number of those tasks.
         tasks_short: Tasks with fewer than k scored attempts, which have no estimate.
+        interval: 95 % confidence interval of `pass_at_k`, by resampling the tasks.
         lower_bound: What pass@k over all tasks is at least: a short task counts with all the
             attempts it has, since more attempts never lower its chance.
     """
@@ -52,6 +55,7 @@ class PassAtK:
     tasks: int
     tasks_short: int
     lower_bound: float | None
+    interval: Interval | None = None
 
 
 def pass_at_k_over_tasks(tasks: Iterable[Attempts], k: int) -> PassAtK:
@@ -62,13 +66,15 @@ def pass_at_k_over_tasks(tasks: Iterable[Attempts], k: int) -> PassAtK:
         pass_at_k(task.attempts, task.passes, min(k, task.attempts)) if task.attempts else 0.0
         for task in everyone
     ]
+    estimates = [pass_at_k(*task, k) for task in enough]
     return PassAtK(
         k=k,
-        pass_at_k=_mean([pass_at_k(*task, k) for task in enough]),
+        pass_at_k=_mean(estimates),
         pass_all_k=_mean([pass_all_k(*task, k) for task in enough]),
         tasks=len(enough),
         tasks_short=len(everyone) - len(enough),
         lower_bound=_mean(bounds),
+        interval=mean_interval(estimates),
     )
 
 

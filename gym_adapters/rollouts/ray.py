@@ -1,8 +1,8 @@
 """Rollouts on other machines: Ray actors run them, one process hands them out and writes them down.
 
-Each worker is an asynchronous collector: it opens the model and the environments' resources once
-and runs many rollouts at a time. A rollout counts when its result has reached the process that
-writes, so whatever a lost worker had under way is run again elsewhere, and nothing else is.
+The actors are `gym_adapters.rollouts.ray_worker`. A rollout counts when its result has reached the
+process that writes, so whatever a lost worker had under way is run again elsewhere, and nothing
+else is.
 """
 
 from __future__ import annotations
@@ -10,28 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from gym_adapters import __version__
-from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
-from gym_adapters.episode import EpisodeLimits
+from gym_adapters.agents.tool_agent import AgentLimits
 from gym_adapters.errors import EnvironmentFailure, InvalidConfig, UsageError
 from gym_adapters.extras import require
-from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.registry import EnvironmentEntry, load_environment
+from gym_adapters.reward import Outcome
 from gym_adapters.rollout import Provenance, Rollout
-from gym_adapters.rollouts.local_runner import (
-    Job,
-    LocalRunner,
-    Part,
-    Retries,
-    local_runner,
-    unscored,
-)
+from gym_adapters.rollouts.local_runner import Job, Part, Retries, unscored
+from gym_adapters.rollouts.ray_worker import Done, Plan, PlannedPart, RemoteJob, RolloutWorker
 
 __all__ = ["RayOptions", "RayRunner", "ray_runner"]
 
@@ -63,122 +56,6 @@ class RayOptions:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise InvalidConfig(f"there must be at least 1 worker, not {self.workers}")
-
-
-@dataclass(frozen=True, slots=True)
-class _PlannedPart:
-    """A part, without what only this process can hold."""
-
-    name: str
-    config: Mapping[str, Any]
-    limits: EpisodeLimits
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What a worker is made of."""
-
-    parts: Sequence[_PlannedPart]
-    model: str
-    agent_limits: AgentLimits
-    seed: int
-    retries: Retries
-
-
-@dataclass(frozen=True, slots=True)
-class _RemoteJob:
-    """A job as it travels."""
-
-    part: int
-    row: Mapping[str, Any]
-    task_index: int
-    rollout_index: int
-    sampling: SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """What came of a job: a rollout and the failed attempts before it, or why none can be run."""
-
-    rollout: Rollout | None
-    failed: Sequence[Rollout] = ()
-    refused: str = ""
-
-
-class _Worker:
-    """The actor. One task of it holds what is open, so that it is closed where it was opened."""
-
-    def __init__(self, plan: _Plan) -> None:
-        self._plan = plan
-        self._closing = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
-        self._runner: asyncio.Future[LocalRunner] | None = None
-        self._running: set[asyncio.Task[_Done]] = set()
-
-    async def open(self) -> str:
-        """Open everything; why it can't be, or nothing."""
-        self._runner = asyncio.get_running_loop().create_future()
-        self._keeper = asyncio.create_task(self._keep(self._runner))
-        try:
-            await self._runner
-        except UsageError as error:
-            return str(error)
-        return ""
-
-    async def run(self, job: _RemoteJob) -> _Done:
-        """Run one job."""
-        running = asyncio.create_task(self._run(job))
-        self._running.add(running)
-        try:
-            return await running
-        finally:
-            self._running.discard(running)
-
-    async def close(self) -> None:
-        """Cancel what runs, and close what is open."""
-        for running in list(self._running):
-            running.cancel()
-        if self._running:
-            await asyncio.wait(list(self._running))
-        self._closing.set()
-        if self._keeper is not None:
-            await self._keeper
-
-    async def _run(self, job: _RemoteJob) -> _Done:
-        if self._runner is None:
-            raise RuntimeError("open() comes first")
-        failed: list[Rollout] = []
-        runner = replace(await self._runner, on_retry=failed.append)
-        task = runner.parts[job.part].environment.task_type.from_row(job.row)
-        local = Job(job.part, task, job.task_index, job.rollout_index, job.sampling)
-        try:
-            start = runner.prepare(local)
-        except UsageError as error:
-            return _Done(None, refused=str(error))
-        return _Done(await start(), failed)
-
-    async def _keep(self, opened: asyncio.Future[LocalRunner]) -> None:
-        try:
-            plan = self._plan
-            async with local_runner(
-                [_part(each) for each in plan.parts],
-                plan.model,
-                agent=ToolAgent(plan.agent_limits),
-                seed=plan.seed,
-                retries=plan.retries,
-            ) as runner:
-                opened.set_result(runner)
-                await self._closing.wait()
-        except Exception as error:
-            if opened.done():
-                raise
-            opened.set_exception(error)
-
-
-def _part(planned: _PlannedPart) -> Part:
-    entry = load_environment(planned.name)
-    config = entry.environment.Config.model_validate(planned.config)
-    return Part(entry=entry, config=config, sampling=None, limits=planned.limits)
 
 
 @dataclass(slots=True, eq=False)
@@ -223,6 +100,29 @@ class RayRunner:
         if isinstance(self._problem, UsageError):
             raise self._problem
         return partial(self._run, job)
+
+    async def compared(self, part: int, group: Sequence[Rollout]) -> list[Rollout]:
+        """Attempts at one task, with the rewards that a worker gives by comparing them."""
+        problem: Exception = EnvironmentFailure(
+            f"{MOST_LOSSES} workers were lost while they compared a group"
+        )
+        for _ in range(MOST_LOSSES):
+            place = await self._free()
+            try:
+                done: list[Rollout] = await place.actor.compared.remote(part, list(group))
+            except Exception as error:  # noqa: BLE001 - one group never ends the run
+                if self._is_loss(error):
+                    self._lost(place, error)
+                    continue
+                problem = EnvironmentFailure(f"the worker failed: {error}")
+                break
+            return done
+        return [
+            rollout
+            if rollout.outcome.reward is None
+            else replace(rollout, outcome=Outcome.unscored(problem))
+            for rollout in group
+        ]
 
     def start_worker(self) -> None:
         """Start one more; it gets jobs once it is open."""
@@ -290,14 +190,14 @@ class RayRunner:
             return min(self._places, key=lambda place: place.in_flight)
 
     async def _run(self, job: Job) -> Rollout:
-        remote = _RemoteJob(
+        remote = RemoteJob(
             job.part, job.task.to_row(), job.task_index, job.rollout_index, job.sampling
         )
         for _ in range(MOST_LOSSES):
             place = await self._free()
             place.in_flight += 1
             try:
-                done: _Done = await place.actor.run.remote(remote)
+                done: Done = await place.actor.run.remote(remote)
             except Exception as error:  # noqa: BLE001 - one rollout never ends the run
                 if not self._is_loss(error):
                     return self._failed(job, f"the worker failed: {error}")
@@ -374,9 +274,9 @@ async def ray_runner(
     # Nothing is reported to anybody, unless the user says so.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = require("ray", "ray", "rollouts on Ray")
-    plan = _Plan(
+    plan = Plan(
         parts=[
-            _PlannedPart(_name_of(part.entry), part.config.model_dump(mode="json"), part.limits)
+            PlannedPart(_name_of(part.entry), part.config.model_dump(mode="json"), part.limits)
             for part in parts
         ],
         model=model,
@@ -391,7 +291,7 @@ async def ray_runner(
             ray.init(options.address, log_to_driver=False, include_dashboard=False, **local)
         except ConnectionError as error:
             raise InvalidConfig(f"there is no Ray cluster at {options.address}: {error}") from error
-    actor = ray.remote(_Worker).options(
+    actor = ray.remote(RolloutWorker).options(
         num_cpus=options.cpus,
         num_gpus=options.gpus,
         # Closing must get through while all slots are taken.

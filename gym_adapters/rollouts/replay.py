@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import orjson
+
 from gym_adapters import __version__
 from gym_adapters.environment import Environment, EnvironmentConfig
 from gym_adapters.episode import Episode, EpisodeLimits, Step
@@ -162,7 +164,9 @@ async def reverify(
                     yield rollout
         for group in groups.values():
             timeout = (limits if limits is not None else EpisodeLimits()).verify_timeout
-            for rollout in await compared(environment, group, timeout=timeout):
+            for rollout in await compared(
+                environment, group, config=settings, resources=resources, timeout=timeout
+            ):
                 yield rollout
 
 
@@ -179,21 +183,45 @@ async def _outcome(episode: Episode, rollout: Rollout) -> Outcome:
 
 def _checked(episode: Episode, rollout: Rollout, step: Step) -> Outcome:
     prompt, output = list(rollout.prompt), list(rollout.output)
-    if list(episode.prompt) == prompt and episode.output == output and step.outcome is not None:
+    as_before = _alike(episode.prompt, prompt)
+    if as_before and _alike(episode.output, output) and step.outcome is not None:
         return step.outcome
     if step.outcome is not None and step.outcome.failure is not None:
         return step.outcome
-    if list(episode.prompt) != prompt:
+    if not as_before:
         where = "the prompt"
     elif step.outcome is None:
         where = "its end: the environment wants another turn"
     else:
         pairs = zip(episode.output, output, strict=False)
-        same = next((at for at, (new, old) in enumerate(pairs) if new != old), None)
+        same = next((at for at, (new, old) in enumerate(pairs) if not _same(new, old)), None)
         where = f"item {min(len(episode.output), len(output)) if same is None else same}"
     return Outcome.unscored(
         Diverged(f"the replay of {episode.environment.name} differs from the record at {where}")
     )
+
+
+def _alike(now: Sequence[Item], then: Sequence[Item]) -> bool:
+    return len(now) == len(then) and all(map(_same, now, then))
+
+
+def _same(now: Item, then: Item) -> bool:
+    """Whether they say the same; another library writes the same JSON with other spaces."""
+    if now == then:
+        return True
+    if now["type"] == "function_call_output" and then["type"] == "function_call_output":
+        same = _value(now["output"]) == _value(then["output"])
+        return same and now["call_id"] == then["call_id"]
+    if now["type"] == "message" and then["type"] == "message":
+        return now["role"] == then["role"] and now["content"] == then["content"]
+    return False
+
+
+def _value(text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return text
 
 
 def _kind(item: Item) -> str:

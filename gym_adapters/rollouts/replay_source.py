@@ -18,7 +18,9 @@ from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.items import FunctionTool, Item
 from gym_adapters.reward import StopReason
 from gym_adapters.rollout import Rollout
+from gym_adapters.rollouts.compressed import open_seekable, stored
 from gym_adapters.rollouts.models import ModelSource, SourceBase
+from gym_adapters.rollouts.recorded import ROLLOUTS
 from gym_adapters.rollouts.replay import recorded_turns
 from gym_adapters.segment import Segment
 from gym_adapters.task import Task
@@ -41,15 +43,19 @@ class ReplaySource(SourceBase):
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"replay:{path}")
-        self._path = path / "rollouts.jsonl" if path.is_dir() else path
+        self._path = stored(path / ROLLOUTS) if path.is_dir() else path
         if not self._path.is_file():
             raise InvalidConfig(f"there is no file of rollouts at {path}")
         self._spans: dict[tuple[str, int], Span] = {}
         self._file: BinaryIO | None = None
 
     async def __aenter__(self) -> Self:
-        self._spans = await asyncio.to_thread(_spans, self._path)
-        self._file = self._path.open("rb")
+        self._file = await asyncio.to_thread(open_seekable, self._path)
+        try:
+            self._spans = await asyncio.to_thread(_spans, self._file, self._path)
+        except BaseException:
+            self._file.close()
+            raise
         return self
 
     async def __aexit__(
@@ -118,24 +124,23 @@ class _RecordedSession:
         return turn
 
 
-def _spans(path: Path) -> dict[tuple[str, int], Span]:
+def _spans(file: BinaryIO, path: Path) -> dict[tuple[str, int], Span]:
     found: dict[tuple[str, int], Span] = {}
     start = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    row = orjson.loads(line)
-                    key = (str(row["gym_adapters"]["task_id"]), int(row["_ng_rollout_index"]))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise InvalidRow(
-                        f"this line is not one of our rollouts: {error}.",
-                        fix="give a file that collect wrote.",
-                        source=str(path),
-                        line=number,
-                    ) from error
-                found.setdefault(key, (start, len(line)))
-            start += len(line)
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            try:
+                row = orjson.loads(line)
+                key = (str(row["gym_adapters"]["task_id"]), int(row["_ng_rollout_index"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InvalidRow(
+                    f"this line is not one of our rollouts: {error}.",
+                    fix="give a file that collect wrote.",
+                    source=str(path),
+                    line=number,
+                ) from error
+            found.setdefault(key, (start, len(line)))
+        start += len(line)
     return found
 
 

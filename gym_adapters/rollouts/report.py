@@ -1,54 +1,80 @@
-"""A run as one HTML page that stands alone: no scripts, nothing loaded from elsewhere.
+"""A run as one HTML page that stands alone: nothing is loaded from elsewhere.
 
-Everything that a model, a tool or a row wrote is escaped, and the page forbids scripts besides.
+Everything that a model, a tool or a row wrote is escaped, and the page's policy lets no script run
+but the one that searches the rollouts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 from html import escape
-from itertools import count
+from itertools import count, groupby
+from random import Random
+
+import orjson
 
 from gym_adapters.items import Item, item_text
 from gym_adapters.rollout import Rollout
+from gym_adapters.rollouts.metric_rows import metric_rows
 from gym_adapters.rollouts.metrics import Metrics
+from gym_adapters.rollouts.report_assets import HEAD, SCRIPT_TAG
+from gym_adapters.rollouts.report_charts import (
+    RewardGrid,
+    heat_map,
+    pass_curve,
+    reward_histogram,
+)
+from gym_adapters.segment import Segment
 
-__all__ = ["RolloutSample", "html_report"]
+__all__ = ["RolloutSample", "TokenText", "html_report"]
 
 # A page is for reading: what is longer is in the run's files.
 LONGEST_TEXT = 20_000
+MOST_TOKENS = 4_000
+
+TokenText = Callable[[Sequence[int]], str]
+"""The text of token ids."""
 
 
 @dataclass(slots=True)
 class RolloutSample:
-    """Picks rollouts worth reading from a stream: the worst, the best and some failures.
+    """What the page needs of a stream of rollouts: all rewards, and some rollouts to read.
 
     Args:
-        size: How many of each.
+        size: How many of each: the worst, the best, failed ones, and any.
     """
 
     size: int = 10
     failed: list[Rollout] = field(default_factory=list)
+    any: list[Rollout] = field(default_factory=list)
+    grid: RewardGrid = field(default_factory=RewardGrid)
     _worst: list[tuple[float, int, Rollout]] = field(default_factory=list)
     _best: list[tuple[float, int, Rollout]] = field(default_factory=list)
     _order: count[int] = field(default_factory=count)
+    _random: Random = field(default_factory=lambda: Random(0))
 
     def add(self, rollout: Rollout) -> None:
         """Consider one more rollout."""
+        self.grid.add(rollout)
         if rollout.reward is None:
             if len(self.failed) < self.size:
                 self.failed.append(rollout)
             return
+        number = next(self._order)
         # The counter breaks ties, so that the earliest of equals is kept.
-        order = -next(self._order)
         for heap, worth in ((self._worst, -rollout.reward), (self._best, rollout.reward)):
-            entry = (worth, order, rollout)
+            entry = (worth, -number, rollout)
             if len(heap) < self.size:
                 heappush(heap, entry)
             else:
                 heappushpop(heap, entry)
+        # Each is kept with the same chance (reservoir sampling), and always the same ones.
+        if len(self.any) < self.size:
+            self.any.append(rollout)
+        elif (place := self._random.randrange(number + 1)) < self.size:
+            self.any[place] = rollout
 
     @property
     def worst(self) -> list[Rollout]:
@@ -60,13 +86,25 @@ class RolloutSample:
         """The highest rewards, highest first."""
         return [rollout for *_, rollout in sorted(self._best, key=_by_worth, reverse=True)]
 
+    def chosen(self) -> list[Rollout]:
+        """All of them, each once: failures, the worst, any, the best."""
+        found: dict[tuple[str, int], Rollout] = {}
+        for rollout in (*self.failed, *self.worst, *self.any, *self.best):
+            found.setdefault((rollout.task_id, rollout.rollout_index), rollout)
+        return list(found.values())
+
 
 def _by_worth(entry: tuple[float, int, Rollout]) -> tuple[float, int]:
     return entry[:2]
 
 
 def html_report(
-    title: str, facts: Iterable[tuple[str, str]], metrics: Metrics, sample: RolloutSample
+    title: str,
+    facts: Iterable[tuple[str, str]],
+    metrics: Metrics,
+    sample: RolloutSample,
+    *,
+    text: TokenText | None = None,
 ) -> str:
     """The page.
 
@@ -74,63 +112,73 @@ def html_report(
         title: Its title.
         facts: Names and values about the run.
         metrics: What the run came to.
-        sample: Rollouts to show in full.
+        sample: What to draw, and rollouts to show in full.
+        text: Shows tokens as text; without it they are ids.
     """
-    rows = [*facts, *_metric_rows(metrics)]
-    parts = [_HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>", _table(rows)]
-    for heading, rollouts in (
-        ("Lowest rewards", sample.worst),
-        ("Highest rewards", sample.best),
-        ("Failures", sample.failed),
-    ):
-        if rollouts:
-            parts.append(f"<h2>{heading}</h2>")
-            parts.extend(_rollout(rollout) for rollout in rollouts)
-    parts.append("</main></body></html>\n")
+    chosen = sample.chosen()
+    parts = [
+        HEAD.replace("@TITLE@", escape(title)),
+        f"<h1>{escape(title)}</h1>",
+        '<p class="facts">',
+        *(f"<span>{escape(key)} <b>{escape(told)}</b></span>" for key, told in facts if told),
+        "</p>",
+        _cards(metrics),
+        _section("Rewards", reward_histogram(sample.grid.rewards), "pair"),
+        _section("pass@k", pass_curve(metrics.pass_at_k, metrics.majority_at_k)) + "</div>",
+        _section("Tasks", _GAP + heat_map(sample.grid)),
+        _section("Metrics", _metrics(metrics)),
+        _viewer(chosen, metrics, text),
+        SCRIPT_TAG,
+        "</main></body></html>\n",
+    ]
     return "\n".join(parts)
 
 
-_HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 0; }}
-main {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; }}
-th, td {{ text-align: left; vertical-align: top; padding: .15rem 1rem .15rem 0; }}
-th {{ font-weight: 600; }}
-details {{ border: 1px solid #8886; border-radius: .4rem; margin: .5rem 0; padding: .4rem .8rem; }}
-summary {{ cursor: pointer; }}
-pre {{ white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 .8rem; }}
-.who {{ font-weight: 600; opacity: .7; }}
-</style></head><body><main>"""
+_GAP = (
+    '<svg width="0" height="0" style="position:absolute"><defs>'
+    '<pattern id="gap" width="4" height="4" patternUnits="userSpaceOnUse">'
+    '<path d="M0 4L4 0" stroke="#8888" stroke-width="1.5"/></pattern></defs></svg>'
+)
 
 
-def _metric_rows(metrics: Metrics) -> Iterator[tuple[str, str]]:
-    yield "tasks", str(metrics.tasks)
-    yield "rollouts", f"{metrics.rollouts}, of which {metrics.scored} scored"
+def _section(heading: str, content: str, begins: str = "") -> str:
+    opened = f'<div class="{begins}">' if begins else ""
+    return f"{opened}<section><h2>{escape(heading)}</h2>{content}</section>"
+
+
+def _cards(metrics: Metrics) -> str:
+    failed = metrics.rollouts - metrics.scored
+    first = next((each for each in metrics.pass_at_k if each.pass_at_k is not None), None)
+    last = next((each for each in reversed(metrics.pass_at_k) if each.pass_at_k is not None), None)
+    cards = [("rollouts", f"{metrics.rollouts:,}", f"{metrics.tasks:,} tasks")]
     if metrics.reward_mean is not None:
-        yield "mean reward", f"{metrics.reward_mean:.4f}"
-    for each in metrics.pass_at_k:
-        if each.pass_at_k is not None:
-            short = f" ({each.tasks_short} tasks have too few attempts)" if each.tasks_short else ""
-            yield f"pass@{each.k}", f"{each.pass_at_k:.4f}{short}"
-    for name, value in metrics.components.items():
-        yield f"component {name}", f"{value:.4f}"
-    for name, counts in (
-        ("failures", metrics.failures),
-        ("stopped by", metrics.stop_reasons),
-        ("tool errors", metrics.tool_errors),
-    ):
-        if counts:
-            yield name, ", ".join(f"{key} {value}" for key, value in sorted(counts.items()))
-    if metrics.output_tokens:
-        yield "tokens", f"{metrics.input_tokens} read, {metrics.output_tokens} sampled"
-    if metrics.constrained is not None:
-        yield "constraints", str(metrics.constrained)
+        spread = "" if metrics.reward_std is None else f"std {metrics.reward_std:.3f}"
+        cards.append(("mean reward", f"{metrics.reward_mean:.3f}", spread))
+    if first is not None:
+        cards.append((f"pass@{first.k}", f"{first.pass_at_k:.1%}", _interval(first.interval)))
+    if last is not None and last is not first:
+        cards.append((f"pass@{last.k}", f"{last.pass_at_k:.1%}", _interval(last.interval)))
+    told = ", ".join(f"{name} {number}" for name, number in sorted(metrics.failures.items()))
+    cards.append(("without a reward", f"{failed:,}", told))
+    if metrics.truncation_rate:
+        cards.append(("cut by a budget", f"{metrics.truncation_rate:.1%}", "of the scored ones"))
+    made = (
+        f"<section><small>{escape(name)}</small><b>{escape(value)}</b>"
+        f"<small>{escape(more) or '&nbsp;'}</small></section>"
+        for name, value, more in cards
+    )
+    return f'<div class="cards">{"".join(made)}</div>'
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"95 %: {interval[0]:.1%} to {interval[1]:.1%}"
+
+
+def _metrics(metrics: Metrics) -> str:
+    parts = [_table(list(metric_rows(metrics)))]
+    for name, part in metrics.environments.items():
+        parts.append(f"<div><h3>{escape(name)}</h3>{_table(list(metric_rows(part)))}</div>")
+    return f'<div class="pair">{"".join(parts)}</div>' if len(parts) > 1 else parts[0]
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
@@ -138,34 +186,93 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
     return "<table>" + "".join(lines) + "</table>"
 
 
-def _rollout(rollout: Rollout) -> str:
+def _viewer(chosen: Sequence[Rollout], metrics: Metrics, text: TokenText | None) -> str:
+    shown = "".join(_rollout(rollout, metrics, text) for rollout in chosen)
+    heading = f"Rollouts ({len(chosen):,} of {metrics.rollouts:,})"
+    controls = (
+        '<div class="find"><input id="search" type="search" autocomplete="off" '
+        'placeholder="words in messages, tool calls, verdicts ..." aria-label="Search">'
+        '<select id="kind" aria-label="Which"><option value="">all</option>'
+        '<option value="passed">passed</option><option value="missed">not passed</option>'
+        '<option value="failed">no reward</option></select><span id="count"></span></div>'
+    )
+    return _section(heading, controls + shown)
+
+
+def _rollout(rollout: Rollout, metrics: Metrics, text: TokenText | None) -> str:
     outcome = rollout.outcome
-    verdict = f"reward {rollout.reward:g}" if rollout.reward is not None else "no reward"
-    facts: list[tuple[str, str]] = [("stopped by", outcome.stop_reason.value)]
+    if rollout.reward is None:
+        kind, verdict = "failed", "no reward"
+    else:
+        part = metrics.environments.get(rollout.provenance.environment, metrics)
+        passed = rollout.reward >= part.pass_threshold - 1e-9
+        kind, verdict = ("passed" if passed else "missed"), f"{rollout.reward:g}"
+    about = [f"task {rollout.task_id}", f"attempt {rollout.rollout_index}"]
+    about += [rollout.provenance.environment, outcome.stop_reason.value]
+    facts: list[tuple[str, str]] = []
     if outcome.reward is not None:
         facts += [(name, f"{value:g}") for name, value in outcome.reward.components.items()]
         facts += [(name, str(value)) for name, value in outcome.reward.info.items()]
     if outcome.failure is not None:
         facts.append((f"failed ({outcome.failure.boundary})", outcome.failure.message))
-    head = f"{verdict} - task {rollout.task_id}, attempt {rollout.rollout_index}"
+        facts.append(("error", outcome.failure.error))
     items = "".join(_item(item) for item in (*rollout.prompt, *rollout.output))
+    tokens = "".join(
+        _tokens(segment, number, text) for number, segment in enumerate(rollout.segments)
+    )
     table = _table([(name, _shortened(value)) for name, value in facts])
-    return f"<details><summary>{escape(head)}</summary>{table}{items}</details>"
+    return (
+        f'<details class="rollout" data-kind="{kind}"><summary><b>{escape(verdict)}</b>'
+        f"<span>{escape(' · '.join(filter(None, about)))}</span></summary>"
+        f'<div class="inside">{table}{items}{tokens}</div></details>'
+    )
 
 
 def _item(item: Item) -> str:
-    who, text = _who_and_text(item)
-    return f'<div class="who">{escape(who)}</div><pre>{escape(_shortened(text))}</pre>'
+    kind, who, said = _kind_who_and_text(item)
+    return (
+        f'<div class="item {kind}"><div class="who">{escape(who)}</div>'
+        f"<pre>{escape(_shortened(said))}</pre></div>"
+    )
 
 
-def _who_and_text(item: Item) -> tuple[str, str]:
+def _kind_who_and_text(item: Item) -> tuple[str, str, str]:
     if item["type"] == "function_call":
-        return f"calls {item['name']}", item["arguments"]
+        return "call", f"calls {item['name']}", _indented(item["arguments"])
     if item["type"] == "function_call_output":
-        return "result", item["output"]
+        return "result", "result", _indented(item["output"])
     if item["type"] == "reasoning":
-        return "thinks", item_text(item)
-    return item["role"], item_text(item)
+        return "thinks", "thinks", item_text(item)
+    kind = "assistant" if item["role"] == "assistant" else "other"
+    return kind, item["role"], item_text(item)
+
+
+def _indented(text: str) -> str:
+    """JSON that holds objects or lists, over several lines; anything else as it is."""
+    if not text.startswith(("{", "[")) or len(text) < 60:
+        return text
+    try:
+        return orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
+    except ValueError:
+        return text
+
+
+def _tokens(segment: Segment, number: int, text: TokenText | None) -> str:
+    """A segment's tokens; those that the policy sampled, and a trainer learns from, are marked."""
+    ids = [*segment.prompt_ids, *segment.completion_ids]
+    mask = [0] * len(segment.prompt_ids) + list(segment.mask)
+    sampled = sum(mask)
+    cut = len(ids) > MOST_TOKENS
+    pairs = zip(mask[:MOST_TOKENS], ids[:MOST_TOKENS], strict=True)
+    runs: list[str] = []
+    for marked, run in groupby(pairs, key=lambda pair: bool(pair[0])):
+        chosen = [token for _, token in run]
+        said = " ".join(map(str, chosen)) + " " if text is None else text(chosen)
+        runs.append(f'<span class="sampled">{escape(said)}</span>' if marked else escape(said))
+    head = f"tokens{f', segment {number}' if number else ''}: {sampled:,} sampled of {len(ids):,}"
+    more = " ... (cut)" if cut else ""
+    shown = f"<pre>{''.join(runs)}{more}</pre>"
+    return f'<details class="tokens"><summary>{head}</summary>{shown}</details>'
 
 
 def _shortened(text: str) -> str:

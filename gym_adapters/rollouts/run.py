@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,8 @@ from gym_adapters.errors import InvalidConfig
 from gym_adapters.registry import EnvironmentEntry
 from gym_adapters.rollout import Rollout
 from gym_adapters.rollouts.blend import task_stream
-from gym_adapters.rollouts.collect import RolloutKey, collect_parts
+from gym_adapters.rollouts.collect import GROUP_DEADLINE, RolloutKey, collect_parts
+from gym_adapters.rollouts.compressed import Compression
 from gym_adapters.rollouts.local_runner import Part, Retries, Runner, local_runner
 from gym_adapters.rollouts.manifest import Manifest, git_state
 from gym_adapters.rollouts.metrics import Metrics, RolloutMetrics
@@ -93,6 +95,8 @@ class RunSettings:
         more: Further environments of the same run.
         limit: Take only so many tasks, over all environments.
         ray: Run the rollouts on Ray; ``None`` runs them in this process.
+        group_deadline: Seconds that a group which is compared waits for its last rollouts.
+        compression: Of the rollouts in `output`, where a run begins there.
     """
 
     entry: EnvironmentEntry
@@ -115,6 +119,8 @@ class RunSettings:
     more: Sequence[RunPart] = ()
     limit: int | None = None
     ray: RayOptions | None = None
+    group_deadline: float = GROUP_DEADLINE
+    compression: Compression | None = None
 
     def __post_init__(self) -> None:
         names = [part.name for part in self.parts]
@@ -273,6 +279,7 @@ def _rollouts(
         num_repeats=settings.num_repeats,
         concurrency=settings.concurrency,
         skip=record.skip,
+        group_deadline=settings.group_deadline,
     )
 
 
@@ -317,7 +324,13 @@ class _Record:
 def _check_folder(settings: RunSettings, source: ModelSource) -> None:
     """Refuse a folder that can't be used before the model is loaded, which may take minutes."""
     if settings.output is not None:
-        RunFolder.check(settings.output, settings.manifest(source), settings.on_existing)
+        RunFolder.check(
+            settings.output,
+            settings.manifest(source),
+            settings.on_existing,
+            compression=settings.compression,
+            tasks=chain.from_iterable(part.tasks() for part in settings.parts),
+        )
 
 
 def _open_folder(
@@ -331,4 +344,5 @@ def _open_folder(
         max_attempts=SESSIONS_TO_TRY * (settings.retries + 1) if attempts is None else attempts,
         whole_groups={part.name for part in settings.parts if part.compares},
         metrics=metrics,
+        compression=settings.compression,
     )

@@ -1,50 +1,55 @@
 """The folder of a run: append-only, whole after any crash, and able to go on where it stopped.
 
-============== =====================================================================
-rollouts.jsonl scored rollouts, one line each (`Rollout.to_json`), in order of finish
-failures.jsonl failed attempts, the same way; a later attempt may have succeeded
-manifest.json  what the run is made of (`Manifest`)
-metrics.json   what it came to (`Metrics`), written when a session ends
-============== =====================================================================
+What is in it, and how it is read: `gym_adapters.rollouts.recorded`.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, NamedTuple, Self
+from typing import IO, Self
 
 import orjson
 
-from gym_adapters.errors import Boundary, InvalidRow, UsageError
+from gym_adapters.errors import InvalidConfig, UsageError
 from gym_adapters.rollout import Rollout
 from gym_adapters.rollouts.append_file import AppendFile, cut_torn_line
 from gym_adapters.rollouts.collect import RolloutKey
+from gym_adapters.rollouts.compressed import (
+    SUFFIX,
+    Compression,
+    compressed,
+    cut_torn_frame,
+    is_compressed,
+    open_stored,
+    stored,
+)
 from gym_adapters.rollouts.json_line import json_line
 from gym_adapters.rollouts.manifest import Manifest
 from gym_adapters.rollouts.metrics import Metrics, RolloutMetrics
-from gym_adapters.task import read_rows
+from gym_adapters.rollouts.recorded import (
+    FAILURES,
+    MANIFEST,
+    METRICS,
+    ROLLOUTS,
+    Failed,
+    read_rollouts,
+    recorded_in,
+    recorded_tasks,
+)
+from gym_adapters.task import Task
 
-__all__ = [
-    "OnExisting",
-    "RunFolder",
-    "final_rollouts",
-    "read_rollouts",
-    "recorded_metrics",
-    "recorded_thresholds",
-]
+__all__ = ["OnExisting", "RunFolder"]
 
-ROLLOUTS = "rollouts.jsonl"
-FAILURES = "failures.jsonl"
-MANIFEST = "manifest.json"
-METRICS = "metrics.json"
-_OWN = (ROLLOUTS, FAILURES, METRICS, MANIFEST)
+_LINES = (ROLLOUTS, FAILURES)
+_OWN = (*_LINES, *(name + SUFFIX for name in _LINES), METRICS, MANIFEST)
 _LOCK = ".lock"
+SHOWN_TASKS = 3
 
 
 class OnExisting(StrEnum):
@@ -53,41 +58,6 @@ class OnExisting(StrEnum):
     REFUSE = "refuse"
     RESUME = "resume"
     OVERWRITE = "overwrite"
-
-
-def read_rollouts(path: Path | str) -> Iterator[Rollout]:
-    """The rollouts of a file, one at a time.
-
-    Raises:
-        InvalidRow: If a line is not a rollout of this version.
-    """
-    for line, row in read_rows(path):
-        try:
-            yield Rollout.from_json(row)
-        except InvalidRow as error:
-            raise error.at(str(path), line) from None
-
-
-class Failed(NamedTuple):
-    """At which boundary a rollout of which environment failed."""
-
-    boundary: Boundary
-    environment: str
-
-
-@dataclass(slots=True)
-class Recorded:
-    """What a folder holds.
-
-    Attributes:
-        scored: Keys of scored rollouts.
-        failed: The last failure of each rollout that was never scored.
-        attempts: How often each of those was attempted.
-    """
-
-    scored: set[RolloutKey] = field(default_factory=set)
-    failed: dict[RolloutKey, Failed] = field(default_factory=dict)
-    attempts: Counter[RolloutKey] = field(default_factory=Counter)
 
 
 class RunFolder:
@@ -104,10 +74,11 @@ class RunFolder:
             the run is resumed, so that they are run again, and whole ones are never touched. Names
             of environments, where that holds for some of them.
         metrics: Told of all that is recorded, before and during this session.
+        compression: Of the rollouts, where a run begins; a resumed run goes on as it is.
 
     Raises:
         UsageError: If the folder holds something and `on_existing` does not allow for it, holds
-            another run, or is in use by another process.
+            another run, is in use by another process, or can't be written.
         InvalidRow: If a line of a resumed run can't be read.
         OSError: If files can't be written.
     """
@@ -121,6 +92,7 @@ class RunFolder:
         max_attempts: int = 3,
         whole_groups: bool | Collection[str] = False,
         metrics: RolloutMetrics | None = None,
+        compression: Compression | None = None,
     ) -> None:
         def grouped(environment: str) -> bool:
             if isinstance(whole_groups, bool):
@@ -129,16 +101,15 @@ class RunFolder:
 
         self.path = path
         self.metrics = metrics if metrics is not None else RolloutMetrics()
-        path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(path)
         try:
-            earlier = _earlier(path, manifest, on_existing)
+            earlier = _earlier(path, manifest, on_existing, compression)
             if earlier is None:
                 for name in _OWN:
                     (path / name).unlink(missing_ok=True)
             else:
                 self._cut(grouped, manifest.num_repeats)
-            recorded = _read(path, self.metrics)
+            recorded = recorded_in(path, self.metrics)
             repeats = manifest.num_repeats
             if earlier is not None:
                 manifest = replace(
@@ -149,8 +120,8 @@ class RunFolder:
                 )
             self.manifest = manifest
             _write_whole(path / MANIFEST, manifest.to_json())
-            self._rollouts = AppendFile(path / ROLLOUTS)
-            self._failures = AppendFile(path / FAILURES)
+            self._rollouts = _lines_file(path / ROLLOUTS, compression)
+            self._failures = _lines_file(path / FAILURES, compression)
         except BaseException:
             self._lock.close()
             raise
@@ -163,19 +134,39 @@ class RunFolder:
         """Keys of rollouts that need no run."""
 
     @classmethod
-    def check(cls, path: Path, manifest: Manifest, on_existing: OnExisting) -> None:
+    def check(
+        cls,
+        path: Path,
+        manifest: Manifest,
+        on_existing: OnExisting,
+        *,
+        compression: Compression | None = None,
+        tasks: Iterable[Task] | None = None,
+    ) -> None:
         """Raise what opening would, changing nothing; a template not known yet is let pass.
 
+        The folder itself is made, to see that it can be.
+
+        Args:
+            path: As for the constructor, and so on.
+            manifest: The same.
+            on_existing: The same.
+            compression: The same.
+            tasks: All tasks of the run: those recorded must be among them if it is resumed.
+
         Raises:
-            UsageError: As for the constructor.
+            UsageError: As for the constructor, and for tasks that are not there.
         """
-        if not path.exists():
-            return
+        if compression is not None:
+            compressed(b"")  # whether the package is here
+        _locked(path).close()
         resumes = on_existing is OnExisting.RESUME
         if resumes and manifest.template_hash is None and (path / MANIFEST).exists():
             known = Manifest.read(path / MANIFEST).template_hash
             manifest = replace(manifest, template_hash=known)
-        _earlier(path, manifest, on_existing)
+        earlier = _earlier(path, manifest, on_existing, compression)
+        if earlier is not None and tasks is not None:
+            _check_tasks(path, tasks, earlier.input, manifest.input)
 
     @property
     def failed(self) -> int:
@@ -223,32 +214,35 @@ class RunFolder:
         self.close()
 
     def _cut(self, grouped: Callable[[str], bool], num_repeats: int) -> None:
-        for name in (ROLLOUTS, FAILURES):
-            cut_torn_line(self.path / name)
+        files = [stored(self.path / name) for name in _LINES]
+        for file in files:
+            (cut_torn_frame if is_compressed(file) else cut_torn_line)(file)
         groups: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
-        for name in (ROLLOUTS, FAILURES):
-            for task_id, index in _keys(self.path / name, grouped):
+        for file in files:
+            for task_id, index in _keys(file, grouped):
                 groups[task_id, index // num_repeats].add(index)
         torn = {group for group, indexes in groups.items() if len(indexes) < num_repeats}
         if torn:
-            for name in (ROLLOUTS, FAILURES):
-                _keep(self.path / name, lambda key: (key[0], key[1] // num_repeats) not in torn)
+            for file in files:
+                _keep(file, lambda key: (key[0], key[1] // num_repeats) not in torn)
 
 
-def recorded_metrics(path: Path, metrics: RolloutMetrics) -> Metrics:
-    """The metrics of a run's folder, read from its rollouts and failures.
-
-    Raises:
-        UsageError: If it is not the folder of a run.
-        InvalidRow: If a line can't be read.
-    """
-    Manifest.read(path / MANIFEST)
-    _read(path, metrics)
-    return metrics.metrics()
+def _lines_file(path: Path, compression: Compression | None) -> AppendFile:
+    """The file to append to: the one that is there, else a new one."""
+    file = stored(path)
+    if not file.exists() and compression is not None:
+        file = path.with_name(path.name + SUFFIX)
+    return AppendFile(file, packed=compressed if is_compressed(file) else None)
 
 
 def _locked(path: Path) -> IO[bytes]:
-    file = (path / _LOCK).open("ab")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / _LOCK).open("ab")
+    except OSError as error:
+        raise InvalidConfig(
+            f"can't write to {path}: {error.strerror}. Fix: give a folder to write with --output"
+        ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -262,12 +256,14 @@ def _locked(path: Path) -> IO[bytes]:
     return file
 
 
-def _earlier(path: Path, manifest: Manifest, on_existing: OnExisting) -> Manifest | None:
+def _earlier(
+    path: Path, manifest: Manifest, on_existing: OnExisting, compression: Compression | None
+) -> Manifest | None:
     """The manifest of the run to go on with; ``None`` where one begins, maybe over another."""
     there = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK)
     if not there:
         return None
-    if MANIFEST not in there and ROLLOUTS not in there:
+    if not set(there) & {MANIFEST, *_OWN[:3]}:
         raise UsageError(
             f"{path} is not empty and holds no run, but {', '.join(there[:3])}. "
             "Fix: give a new folder with --output"
@@ -281,72 +277,29 @@ def _earlier(path: Path, manifest: Manifest, on_existing: OnExisting) -> Manifes
         return None
     earlier = Manifest.read(path / MANIFEST)
     manifest.check_resumable_from(earlier, path)
+    if compression is not None and (path / ROLLOUTS).exists():
+        raise InvalidConfig(
+            f"{path} holds a run that is not compressed, and goes on like that. "
+            "Fix: leave out --compress, or give another folder with --output"
+        )
     return earlier
 
 
-def recorded_thresholds(path: Path) -> tuple[float, dict[str, float]]:
-    """The reward that counted as a pass when the run's metrics were written; 1 where none were.
-
-    Returns:
-        Of the run, and of each environment where it has several.
-    """
-    try:
-        metrics = orjson.loads((path / METRICS).read_bytes())
-        parts = {
-            str(name): float(each["pass_threshold"])
-            for name, each in metrics.get("environments", {}).items()
-        }
-        return float(metrics["pass_threshold"]), parts
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return 1.0, {}
+def _check_tasks(path: Path, tasks: Iterable[Task], then: str, now: str) -> None:
+    missing = recorded_tasks(path)
+    recorded = len(missing)
+    if recorded:
+        missing.difference_update(task.task_id for task in tasks)
+    if missing:
+        some = ", ".join(sorted(missing)[:SHOWN_TASKS])
+        raise InvalidConfig(
+            f"{path} holds a run of other tasks: {len(missing)} of the {recorded} recorded there "
+            f"are not among those given (such as {some}). They came from {then}, and now come from "
+            f"{now}. Fix: give all tasks that it was begun with, or another folder with --output"
+        )
 
 
-def final_rollouts(path: Path) -> Iterator[Rollout]:
-    """Each rollout of a run's folder once: the scored ones, then the last failure of the others.
-
-    Raises:
-        UsageError: If it is not the folder of a run.
-        InvalidRow: If a line can't be read.
-    """
-    Manifest.read(path / MANIFEST)
-    scored: set[RolloutKey] = set()
-    if (path / ROLLOUTS).exists():
-        for rollout in read_rollouts(path / ROLLOUTS):
-            scored.add((rollout.task_id, rollout.rollout_index))
-            yield rollout
-    failed: dict[RolloutKey, Rollout] = {}
-    if (path / FAILURES).exists():
-        for rollout in read_rollouts(path / FAILURES):
-            key = (rollout.task_id, rollout.rollout_index)
-            if key not in scored:
-                failed[key] = rollout
-    yield from failed.values()
-
-
-def _read(path: Path, metrics: RolloutMetrics) -> Recorded:
-    recorded = Recorded()
-    if (path / ROLLOUTS).exists():
-        for rollout in read_rollouts(path / ROLLOUTS):
-            recorded.scored.add((rollout.task_id, rollout.rollout_index))
-            metrics.add(rollout)
-    if (path / FAILURES).exists():
-        for rollout in read_rollouts(path / FAILURES):
-            failure = rollout.outcome.failure
-            key = (rollout.task_id, rollout.rollout_index)
-            if failure is None:
-                continue
-            if key in recorded.scored:
-                metrics.add_retried(rollout)
-                continue
-            if (before := recorded.failed.get(key)) is not None:
-                metrics.make_retried(*before)
-            recorded.failed[key] = Failed(failure.boundary, rollout.provenance.environment)
-            recorded.attempts[key] += 1
-            metrics.add(rollout)
-    return recorded
-
-
-def _keys(path: Path, wanted: Callable[[str], bool]) -> Iterator[RolloutKey]:
+def _keys(path: Path, wanted: Callable[[str], bool]) -> Iterable[RolloutKey]:
     """Keys of the rollouts of the wanted environments."""
     if path.exists():
         for rollout in read_rollouts(path):
@@ -359,11 +312,11 @@ def _keep(path: Path, wanted: Callable[[RolloutKey], bool]) -> None:
     if not path.exists():
         return
     draft = path.with_name(path.name + ".draft")
-    with path.open("rb") as source, draft.open("wb") as target:
+    with open_stored(path) as source, draft.open("wb") as target:
         for line in source:
             row = orjson.loads(line)
             if wanted((row["gym_adapters"]["task_id"], row["_ng_rollout_index"])):
-                target.write(line)
+                target.write(compressed(line) if is_compressed(path) else line)
         _settle(target)
     draft.replace(path)
 

@@ -6,13 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from gym_adapters.errors import InvalidConfig, InvalidRow
 from gym_adapters.registry import EnvironmentEntry
-from gym_adapters.task import Task
+from gym_adapters.task import Task, json_row
 
 __all__ = ["RowReport", "TaskInput", "check_rows"]
 
@@ -139,16 +136,7 @@ def check_rows(entry: EnvironmentEntry, path: Path) -> RowReport:
 
 
 def _checked(entry: EnvironmentEntry, line: bytes) -> Task:
-    try:
-        row: Any = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRow(f"not valid JSON: {error}.", fix="write one JSON object a line.") from None
-    if not isinstance(row, dict):
-        raise InvalidRow(
-            f"a row must be a JSON object, not {type(row).__name__}.",
-            fix="write one JSON object a line.",
-        )
-    task = entry.environment.task_type.from_row(row)
+    task = entry.environment.task_type.from_row(json_row(line))
     try:
         entry.environment(task, config=entry.config()).available_tools()
     except InvalidRow:

@@ -38,7 +38,7 @@ def test_environments_share_tasks_by_weight_in_one_folder(tmp_path: Path) -> Non
     report = cli("report", run, "--json")
     assert orjson.loads(report.stdout) == metrics
     again = tmp_path / "again"
-    reverified = cli("reverify", "calendar", run, "-o", again)
+    reverified = cli("reverify", run, "-e", "calendar", "-o", again)
     assert "10 verdicts are as they were, 0 changed" in reverified.stdout, reverified.stderr
 
 

@@ -141,7 +141,102 @@ def test_failures_are_told_by_boundary_with_the_way_to_try_again(
     done = cli("collect", echo, "-m", "scripted:gold", "-i", rows, "-o", tmp_path / "run")
     assert done.returncode == 0
     assert "verifier 1" in done.stdout
-    assert "--resume" in done.stdout
+    # What went wrong, and what to do about it, is told also where stdout is for a program.
+    for told in (done, cli(*run_of_a_crash(echo, rows, tmp_path / "again"), "--json")):
+        assert (
+            "1 without a reward (verifier). The first: verify of Echo: RuntimeError: boom"
+            in told.stderr
+        )
+        assert "gym-adapters reverify" in told.stderr
+        assert "--resume" in told.stderr
+
+
+def run_of_a_crash(echo: Path, rows: Path, output: Path) -> list[object]:
+    return ["collect", echo, "-m", "scripted:gold", "-i", rows, "-o", output]
+
+
+def test_what_environments_print_does_not_spoil_the_json(echo: Path) -> None:
+    path = echo / "environment.py"
+    loud = 'print("loud"); import os; os.system("echo louder")'
+    path.write_text(
+        path.read_text().replace(
+            "        if self.task.word", f"        {loud}\n        if self.task.word"
+        )
+    )
+    done = cli("collect", echo, "-m", "scripted:gold", "--json")
+    assert orjson.loads(done.stdout)["reward_mean"] == 1.0
+    assert done.stderr.count("loud\n") == done.stderr.count("louder\n") == 2
+
+
+def test_a_folder_that_can_not_be_written_is_told_before_anything_runs(
+    echo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/none")):
+        done = cli("collect", echo, "-m", "scripted:gold", "-o", output)
+        assert done.returncode == 2
+        assert f"error: can't write to {output}: " in done.stderr
+        assert "Fix: give a folder to write with --output" in done.stderr
+        assert "collecting" not in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("command", [["collect", "-m", "scripted:gold", "--json"], ["envs"]])
+def test_a_stdout_that_is_full_is_one_clear_line(echo: Path, command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gym_adapters.cli", command[0], str(echo), *command[1:]],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_other_rows_are_another_run_and_more_rows_are_not(echo: Path, tmp_path: Path) -> None:
+    first = write(tmp_path / "first.jsonl", "a", "b")
+    other = write(tmp_path / "other.jsonl", "a", "c")
+    more = write(tmp_path / "more.jsonl", "c", "b", "a")
+    command = ["collect", echo, "-m", "scripted:gold", "-o", tmp_path / "run", "--json"]
+    assert cli(*command, "-i", first).returncode == 0
+    refused = cli(*command, "-i", other, "--resume")
+    assert refused.returncode == 2
+    assert "1 of the 2 recorded there are not among those given" in refused.stderr
+    assert f"They came from {first}, and now come from {other}" in refused.stderr
+    done = cli(*command, "-i", more, "--resume")
+    assert orjson.loads(done.stdout)["rollouts"] == 3
+
+
+def test_compressed_rollouts_are_read_by_everything(echo: Path, tmp_path: Path) -> None:
+    pytest.importorskip("zstandard", reason="needs the extra zstd")
+    rows = write(tmp_path / "rows.jsonl", "a", "b", "crash")
+    run = tmp_path / "run"
+    command = ["collect", echo, "-m", "scripted:gold", "-i", rows, "-o", run, "--json"]
+    assert cli(*command, "--compress", "zstd", "--limit", 1).returncode == 0
+    assert cli(*command, "--resume").returncode == 0
+    assert {path.name for path in run.glob("*.jsonl*")} == {
+        "rollouts.jsonl.zst",
+        "failures.jsonl.zst",
+    }
+    report = cli("report", run, "--json")
+    assert orjson.loads(report.stdout)["failures"] == {"verifier": 1}
+    again = cli("reverify", run, "-e", echo, "-o", tmp_path / "again", "--set", "lenient=true")
+    assert "3 verdicts are as they were, 0 changed" in again.stdout
+    replayed = cli("collect", echo, "-m", f"replay:{run}", "-i", rows, "--limit", 2, "--json")
+    assert orjson.loads(replayed.stdout)["reward_mean"] == 1.0
+    exported = cli("export", "sft", run, "-o", tmp_path / "sft.jsonl")
+    assert exported.returncode == 0, exported.stderr
+    assert (tmp_path / "sft.jsonl").read_bytes().count(b"\n") == 2
+    plain = tmp_path / "plain"
+    assert cli(*command[:-3], "-o", plain).returncode == 0
+    refused = cli(*command[:-3], "-o", plain, "--resume", "--compress", "zstd")
+    assert (refused.returncode, "leave out --compress" in refused.stderr) == (2, True)
+    assert "--compress knows zstd, not 'gzip'" in cli(*command, "--compress", "gzip").stderr
 
 
 def test_a_run_without_a_single_reward_is_a_failure(echo: Path, tmp_path: Path) -> None:
@@ -330,7 +425,8 @@ def test_report_shows_a_run_and_writes_a_page(recorded_run: Path, tmp_path: Path
     done = cli("report", recorded_run, "--html", page)
     assert done.returncode == 0, done.stderr
     assert "verifier 1" in done.stdout
-    assert "<h2>Failures</h2>" in page.read_text()
+    assert "<h2>Rollouts (3 of 3)</h2>" in page.read_text()
+    assert 'data-kind="failed"' in page.read_text()
     assert orjson.loads(cli("report", recorded_run, "--json").stdout)["scored"] == 2
     assert cli("report", tmp_path).returncode == 2
 
@@ -340,12 +436,57 @@ def test_reverify_gives_new_verdicts_in_a_new_folder(
 ) -> None:
     before = (recorded_run / "rollouts.jsonl").read_bytes()
     again = tmp_path / "again"
-    done = cli("reverify", echo, recorded_run, "-o", again, "--set", "lenient=true")
+    done = cli("reverify", recorded_run, "-e", echo, "-o", again, "--set", "lenient=true")
     assert done.returncode == 0, done.stderr
     assert "1 verdicts are as they were, 2 changed" in done.stdout
     assert orjson.loads((again / "metrics.json").read_bytes())["reward_mean"] == 1.0
     assert (recorded_run / "rollouts.jsonl").read_bytes() == before
-    assert cli("reverify", echo, recorded_run, "-o", recorded_run).returncode == 2
-    assert cli("reverify", echo, recorded_run, "-o", again).returncode == 2
-    only = cli("reverify", echo, recorded_run, "-o", again, "--overwrite", "--failed-only")
+    assert cli("reverify", recorded_run, "-e", echo, "-o", recorded_run).returncode == 2
+    assert cli("reverify", recorded_run, "-e", echo, "-o", again).returncode == 2
+    only = cli("reverify", recorded_run, "-e", echo, "-o", again, "--overwrite", "--failed-only")
     assert "1 verdicts are as they were, 0 changed" in only.stdout
+
+
+FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "nemo_gym"
+
+
+@pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"the recorded rollouts are not here: {FIXTURES}")
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ("calendar", "3 verdicts are as they were, 0 changed"),
+        # Tools that change state are run again, and answer the same JSON with other spaces.
+        ("example_session_state_mgmt", "3 verdicts are as they were, 0 changed"),
+        # One was recorded before NeMo Gym mended its parser.
+        ("mcqa", "2 verdicts are as they were, 1 changed"),
+    ],
+)
+def test_rollouts_that_nemo_gym_recorded_are_verified_again(
+    environment: str, said: str, tmp_path: Path
+) -> None:
+    records = map(orjson.loads, (FIXTURES / f"{environment}.jsonl").read_bytes().splitlines())
+    rows = [
+        {**each["task"], "response": each["response"], "reward": each["recorded_reward"]}
+        for each in records
+    ]
+    path = tmp_path / "rollouts.jsonl"
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    unnamed = cli("reverify", path, "-o", tmp_path / "unnamed")
+    assert (unnamed.returncode, "add --environment ENV" in unnamed.stderr) == (2, True)
+    done = cli("reverify", path, "-e", environment, "-o", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    metrics = orjson.loads((tmp_path / "again" / "metrics.json").read_bytes())
+    assert (metrics["rollouts"], metrics["failures"]) == (3, {})
+
+
+def test_the_environment_of_a_run_need_not_be_named_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert cli("collect", "calendar", "-m", "scripted:gold", "-n", 4, "-o", run).returncode == 0
+    done = cli("reverify", run, "-o", tmp_path / "again")
+    assert "4 verdicts are as they were, 0 changed" in done.stdout
+    several = tmp_path / "several"
+    command = ["collect", "calendar", "mcqa", "-m", "scripted:gold", "-n", 4, "-o", several]
+    assert cli(*command).returncode == 0
+    refused = cli("reverify", several, "-o", tmp_path / "no")
+    assert (refused.returncode, "they are of calendar, mcqa" in refused.stderr) == (2, True)

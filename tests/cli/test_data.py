@@ -61,14 +61,14 @@ def test_collate_blends_each_task_once_and_writes_a_card(tmp_path: Path) -> None
     out = tmp_path / "out.jsonl"
     command = ["data", "collate", f"{first}=2", second, "-o", out, "--agent", "tool_agent"]
     assert cli(*command).exit_code == 0
-    assert inputs(out) == ["a", "x", "b", "c", "d"]
+    assert inputs(out) == ["a", "b", "x", "c", "d"]
     assert orjson.loads(out.read_bytes().splitlines()[0])["agent_ref"]["name"] == "tool_agent"
     card = orjson.loads((tmp_path / "out.jsonl.card.json").read_bytes())
     assert (card["rows"], [each["rows_read"] for each in card["sources"]]) == (5, [5, 2])
     with pytest.raises(UsageError, match="--overwrite"):
         cli(*command)
     cli(*command, "--overwrite", "--rows", 2)
-    assert inputs(out) == ["a", "x"]
+    assert inputs(out) == ["a", "b"]
     with pytest.raises(InvalidConfig, match="--profile"):
         cli(*command, "--overwrite", "--min-pass-rate", 0.5)
 

@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,23 @@ def test_an_agent_answers_a_row_with_a_verdict() -> None:
         verdict = post(f"{url}/run", row)
         assert isinstance(verdict, dict)
         assert verdict["reward"] == 1.0
+
+
+def test_an_environment_is_served_to_openenvs_clients(tmp_path: Path) -> None:
+    pytest.importorskip("websockets", reason="needs the extra openenv")
+    from websockets.sync.client import connect
+
+    row = {"responses_create_params": {"input": "x"}, "initial_count": 4, "expected_count": 4}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with (
+        serving("openenv", "example_session_state_mgmt", "-i", str(rows)) as url,
+        connect(f"ws{url.removeprefix('http')}/ws") as client,
+    ):
+        client.send('{"type": "reset", "data": {}}')
+        assert json.loads(client.recv(30))["data"]["observation"]["text"] == "x"
+        client.send('{"type": "step", "data": {"message": "done"}}')
+        assert json.loads(client.recv(30))["data"]["reward"] == 1.0
 
 
 @pytest.mark.parametrize(

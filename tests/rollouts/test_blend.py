@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import orjson
 import pytest
@@ -18,8 +18,9 @@ from gym_adapters.items import Item, assistant_message
 from gym_adapters.registry import EnvironmentEntry
 from gym_adapters.rollouts import RolloutMetrics, read_rollouts
 from gym_adapters.rollouts.blend import blended, shares
+from gym_adapters.rollouts.recorded import recorded_metrics, recorded_thresholds
 from gym_adapters.rollouts.run import RunPart, RunSettings, run
-from gym_adapters.rollouts.run_folder import OnExisting, recorded_metrics, recorded_thresholds
+from gym_adapters.rollouts.run_folder import OnExisting
 
 
 def task(text: str) -> Task:
@@ -49,6 +50,12 @@ def test_while_all_last_shares_are_as_the_weights_say(weights: list[int]) -> Non
         assert Counter(order[: rounds * total]) == Counter(
             {index: rounds * weight for index, weight in enumerate(weights)}
         )
+
+
+def test_a_whole_blend_goes_on_and_a_proportional_one_ends() -> None:
+    assert [each for _, each in blended(["aaaa", "bb"], [2, 1])] == list("aabaab")
+    assert [each for _, each in blended(["aaaa", "b"], [1, 1])] == list("abaaa")
+    assert [each for _, each in blended(["aaaa", "b"], [1, 1], whole=False)] == list("aba")
 
 
 @given(st.integers(5, 200), st.lists(st.floats(0.1, 10), min_size=1, max_size=5))
@@ -96,7 +103,7 @@ class Ranks(Words):
     """Rewards are ranks in the group."""
 
     @classmethod
-    async def compare(cls, rollouts: Sequence[Rollout]) -> list[Reward]:
+    async def compare(cls, rollouts: Sequence[Rollout], **_: Any) -> list[Reward]:
         return [Reward(float(rollout.rollout_index)) for rollout in rollouts]
 
 

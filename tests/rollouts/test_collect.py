@@ -109,7 +109,7 @@ class Ranked(SayNumber):
     groups: ClassVar[list[list[int]]] = []
 
     @classmethod
-    async def compare(cls, rollouts: Sequence[Rollout]) -> list[Reward]:
+    async def compare(cls, rollouts: Sequence[Rollout], **_: Any) -> list[Reward]:
         cls.groups.append([rollout.rollout_index for rollout in rollouts])
         if rollouts[0].row["fails"] == "compare":
             raise RuntimeError("can't compare")
@@ -415,6 +415,50 @@ async def test_failed_rollouts_have_no_place_in_the_comparison() -> None:
     rollouts = await collected(Ranked, tasks(1), ScriptedChatModel(fail_second), num_repeats=3)
     assert Ranked.groups == [[0, 2]]
     assert [rollout.reward for rollout in rollouts] == [0.0, None, 2.0]
+
+
+class Slow:
+    """A model that never ends its turn in the attempts of the given numbers."""
+
+    name, template_hash = "slow", None
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = numbers
+        self.model = ScriptedChatModel(["x"])
+
+    def open(self, *, request_id: str, **options: Any) -> Any:
+        session = self.model.open(request_id=request_id, **options)
+        if int(request_id.rpartition("-")[2]) in self.numbers:
+            session.respond = self.never
+        return session
+
+    async def never(self, *_: Any, **__: Any) -> Any:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("concurrency", [4, 2])
+async def test_a_group_is_judged_without_what_misses_its_deadline(concurrency: int) -> None:
+    rollouts = await collected(
+        Ranked,
+        tasks(1),
+        Slow(1, 3),
+        num_repeats=4,
+        concurrency=concurrency,
+        group_deadline=0.05,
+    )
+    assert Ranked.groups == [[0, 2]]
+    assert [rollout.reward for rollout in rollouts] == [0.0, None, 2.0, None]
+    late = rollouts[1].outcome.failure
+    assert late is not None
+    assert late.boundary is Boundary.TIMEOUT
+    assert "judged without it, 0.05 s after the first of it" in late.message
+
+
+async def test_a_group_waits_for_its_first_as_long_as_that_takes() -> None:
+    rollouts = await collected(
+        Ranked, tasks(3), "scripted:gold@0.1", num_repeats=2, concurrency=1, group_deadline=60.0
+    )
+    assert [rollout.reward for rollout in rollouts] == [0.0, 1.0] * 3
 
 
 async def test_a_group_without_survivors_is_not_compared() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,10 +67,23 @@ async def test_one_model_serves_all_rollouts() -> None:
         assert source.name == "mine"
 
 
-async def test_a_model_that_is_not_here_is_a_clear_error(tmp_path: object) -> None:
+@pytest.mark.parametrize("scheme", ["transformers", "vllm"])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("{empty}", "holds no model: there is no config.json in it. Fix: "),
+        ("/nonexistent", "there is no folder /nonexistent. Fix: "),
+        ("./a/b", "there is no folder ./a/b. Fix: "),
+        ("nobody/nothing", r"nothing is downloaded by itself. Fix: hf download nobody/nothing"),
+        ("no body", "nor a model of that name"),
+    ],
+)
+async def test_a_model_that_is_not_here_is_a_clear_error_before_anything_is_loaded(
+    scheme: str, path: str, said: str, tmp_path: Path
+) -> None:
     pytest.importorskip("transformers", reason="needs the extra tokens")
-    with pytest.raises(InvalidConfig, match="there is no model at"):
-        async with model_source(f"transformers:{tmp_path}"):
+    with pytest.raises(InvalidConfig, match=re.escape(said)):
+        async with model_source(f"{scheme}:{path.format(empty=tmp_path)}"):
             pass
 
 

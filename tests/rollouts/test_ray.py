@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +113,27 @@ async def test_a_node_that_dies_costs_no_rollout_and_repeats_none(
     assert written == orjson.loads(orjson.dumps(metrics.to_json()))
 
 
+WHERE = '''
+import os
+
+from gym_adapters import Environment, Reward, Task
+
+
+class Where(Environment[Task]):
+    """Tells where it runs."""
+
+    async def verify(self, transcript):
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        return Reward(1.0, info={"node": node, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")})
+
+    @classmethod
+    def generate_tasks(cls, count, *, seed=0, difficulty=0.5):
+        for number in range(count):
+            yield Task.from_row({"responses_create_params": {"input": str(number)}})
+'''
+
 NO_GOLD = '''
 from gym_adapters import Environment, Task
 
@@ -152,6 +176,156 @@ async def test_what_workers_refuse_ends_the_run_and_folders_reach_them(
     silent = replace(made, model="scripted:empty", output=tmp_path / "silent")
     metrics = await run(silent)
     assert (metrics.rollouts, metrics.reward_mean) == (100, 1.0)
+
+
+RANKED = '''
+from contextlib import asynccontextmanager
+
+from gym_adapters import Environment, EnvironmentConfig, Reward, Task
+
+
+class RankedConfig(EnvironmentConfig):
+    step: float = 0.5
+
+
+class Ranked(Environment[Task]):
+    """Ranks a group with what it has opened."""
+
+    Config = RankedConfig
+
+    @classmethod
+    @asynccontextmanager
+    async def open_resources(cls, config):
+        opened = {"open": True}
+        yield opened
+        opened["open"] = False
+
+    async def verify(self, transcript):
+        return 0.0
+
+    @classmethod
+    async def compare(cls, rollouts, *, config, resources):
+        assert resources == {"open": True}
+        return [Reward(config.step * index) for index, _ in enumerate(rollouts)]
+
+    @classmethod
+    def generate_tasks(cls, count, *, seed=0, difficulty=0.5):
+        for number in range(count):
+            yield Task.from_row({"responses_create_params": {"input": str(number)}})
+'''
+
+
+async def test_groups_are_compared_where_the_resources_are_open(
+    cluster: Any, tmp_path: Path
+) -> None:
+    cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    cluster.wait_for_nodes()
+    folder = tmp_path / "ranked"
+    folder.mkdir()
+    (folder / "environment.py").write_text(RANKED)
+    entry = load_environment(str(folder))
+    made = settings(
+        tmp_path / "run",
+        1,
+        entry=entry,
+        config=entry.config(["step=0.25"]),
+        model="scripted:empty",
+        tasks=TaskInput(entry, generate=5),
+        ray=RayOptions(workers=1, address=cluster.address),
+        num_repeats=3,
+    )
+    metrics = await run(made)
+    assert metrics.failures == {}
+    rewards = Counter(rollout.reward for rollout in read_rollouts(made.output / "rollouts.jsonl"))
+    assert rewards == {0.0: 5, 0.25: 5, 0.5: 5}
+
+
+class SawEnough(Exception):
+    """Both workers have answered."""
+
+
+class SeesPlaces:
+    """Ends the run once rollouts came from two places, however slowly the second worker opened."""
+
+    def __init__(self) -> None:
+        self.places: set[tuple[str, str]] = set()
+
+    def began(self, recorded: RolloutMetrics, skipped: int) -> None:
+        pass
+
+    def finished(self, rollout: Rollout) -> None:
+        assert rollout.outcome.reward is not None, rollout.outcome.failure
+        info = rollout.outcome.reward.info
+        self.places.add((str(info["node"]), str(info["gpus"])))
+        if len(self.places) == 2:
+            raise SawEnough
+
+
+async def test_workers_land_where_the_gpus_are_one_each(cluster: Any, tmp_path: Path) -> None:
+    # GPUs that Ray is told of: it places by its books, and shows each actor its own.
+    nodes = [
+        cluster.add_node(num_cpus=2, num_gpus=gpus, object_store_memory=80 * 2**20)
+        for gpus in (0, 1, 1)
+    ]
+    cluster.wait_for_nodes()
+    folder = tmp_path / "where"
+    folder.mkdir()
+    (folder / "environment.py").write_text(WHERE)
+    entry = load_environment(str(folder))
+    made = settings(
+        tmp_path / "run",
+        1,
+        entry=entry,
+        config=entry.config(),
+        model="scripted:empty@0.1",
+        tasks=TaskInput(entry, generate=100_000),
+        ray=RayOptions(workers=2, address=cluster.address, gpus=1),
+    )
+    seen = SeesPlaces()
+    with pytest.raises(SawEnough):
+        await run(made, seen)
+    # Two nodes with one GPU each: each worker has the one of its node, and sees no other.
+    assert {node for node, _ in seen.places} == {node.node_id for node in nodes[1:]}
+    assert {gpus for _, gpus in seen.places} == {"0"}
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"never came: {what}")
+
+
+def test_a_driver_that_is_killed_is_resumed_without_loss_or_repetition(
+    cluster: Any, tmp_path: Path
+) -> None:
+    cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20)
+    cluster.wait_for_nodes()
+    output = tmp_path / "run"
+    path = output / "rollouts.jsonl"
+    command = [sys.executable, "-m", "gym_adapters.cli", "collect", "example_single_tool_call"]
+    command += ["-m", "scripted:gold@0.2", "-n", "100", "-k", "2", "-c", "8", "-o", str(output)]
+    command += ["--ray-address", cluster.address, "--workers", "2", "--resume", "--json"]
+
+    def lines() -> int:
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    written = 0
+    for enough in (15, 60):
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        ) as driver:
+            wait_for(lambda least=enough: lines() >= least, f"{enough} rollouts")  # type: ignore[misc]
+            driver.kill()
+            driver.wait()
+        assert written < lines() < 200
+        written = lines()
+    done = subprocess.run(command, capture_output=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert sorted(keys(output).values()) == [1] * 200
+    metrics = orjson.loads(done.stdout)
+    assert (metrics["scored"], metrics["reward_mean"], metrics["failures"]) == (200, 1.0, {})
 
 
 def test_a_run_needs_a_worker() -> None:

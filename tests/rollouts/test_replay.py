@@ -93,7 +93,7 @@ class Ranked(Counter):
     """Ranks."""
 
     @classmethod
-    async def compare(cls, rollouts: Sequence[Rollout]) -> list[Reward]:
+    async def compare(cls, rollouts: Sequence[Rollout], **_: Any) -> list[Reward]:
         return [Reward(10.0 * index) for index, _ in enumerate(rollouts)]
 
 

@@ -19,6 +19,7 @@ import pytest
 from gym_adapters import Rollout
 from gym_adapters.registry import load_environment
 from gym_adapters.rollouts import RolloutMetrics, RunFolder, read_rollouts
+from gym_adapters.rollouts.compressed import compressed, open_stored, stored
 from gym_adapters.rollouts.manifest import Manifest
 from gym_adapters.rollouts.run import RunSettings, run
 from gym_adapters.rollouts.run_folder import OnExisting
@@ -92,7 +93,7 @@ def settings(echo: Path, output: Path | None, **options: object) -> RunSettings:
 def keys(output: Path) -> Counter[tuple[str, int]]:
     return Counter(
         (rollout.task_id, rollout.rollout_index)
-        for rollout in read_rollouts(output / "rollouts.jsonl")
+        for rollout in read_rollouts(stored(output / "rollouts.jsonl"))
     )
 
 
@@ -223,16 +224,19 @@ async def test_a_folder_that_can_not_be_used_is_refused_before_the_model_is_load
         await run(settings(echo, output, model="transformers:/no/such/model"))
 
 
-def killable(echo: Path, output: Path) -> subprocess.Popen[bytes]:
+def killable(echo: Path, output: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "gym_adapters.cli", "collect", str(echo)]
     options = ["-m", "scripted:gold@0.02", "-n", "60", "-k", "3", "-c", "8", "-o", str(output)]
     return subprocess.Popen(
-        [*command, *options, "--resume"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*command, *options, "--resume", *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
 def lines_of(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    if not path.exists():
+        return 0
+    with open_stored(path) as file:
+        return file.read().count(b"\n")
 
 
 def wait_for_lines(path: Path, lines: int) -> None:
@@ -244,21 +248,27 @@ def wait_for_lines(path: Path, lines: int) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("compress", [False, True])
 def test_killed_twice_and_resumed_it_ends_with_every_rollout_once(
-    echo: Path, tmp_path: Path
+    compress: bool, echo: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("typer", reason="needs the extra cli")
     output = tmp_path / "run"
+    path, more, torn = output / "rollouts.jsonl", [], b'{"responses_create_params": {"inp'
+    if compress:
+        pytest.importorskip("zstandard", reason="needs the extra zstd")
+        path, more = output / "rollouts.jsonl.zst", ["--compress", "zstd"]
+        torn = compressed(torn + b'ut": "x"}}\n')[:-3]
     for enough in (20, 60):
-        with killable(echo, output) as process:
-            wait_for_lines(output / "rollouts.jsonl", enough)
+        with killable(echo, output, *more) as process:
+            wait_for_lines(path, enough)
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
-    assert enough <= lines_of(output / "rollouts.jsonl") < 180
+    assert enough <= lines_of(path) < 180
     # A writer that dies in the middle of a line leaves part of it.
-    with (output / "rollouts.jsonl").open("ab") as file:
-        file.write(b'{"responses_create_params": {"inp')
-    with killable(echo, output) as process:
+    with path.open("ab") as file:
+        file.write(torn)
+    with killable(echo, output, *more) as process:
         out, err = process.communicate()
     assert process.returncode == 0, (out, err)
     assert sorted(keys(output).values()) == [1] * 180

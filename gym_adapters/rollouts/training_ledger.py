@@ -1,0 +1,122 @@
+"""Rollouts of a training run, in the files that ``collect`` writes, from any of its processes.
+
+A trainer samples in several processes at once and is told nothing of a run's end, so there is no
+`RunFolder` to hold open: each batch is appended whole, under a lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import orjson
+
+from gym_adapters.rollout import Rollout
+from gym_adapters.rollouts.append_file import AppendFile
+from gym_adapters.rollouts.json_line import json_line
+from gym_adapters.rollouts.manifest import Manifest
+from gym_adapters.rollouts.recorded import FAILURES, MANIFEST, ROLLOUTS
+
+__all__ = ["TrainingLedger"]
+
+_LOCK = ".append-lock"
+
+
+class TrainingLedger:
+    """Appends rollouts to a folder that ``gym-adapters report`` and ``export`` read.
+
+    Several processes may append to one folder, also on machines that share a file system with
+    locks. Attempts at one task must differ in ``rollout_index``, over the whole run.
+
+    Args:
+        folder: Made with the first rollout.
+        model: The policy, for the manifest.
+        seed: Of the run.
+        group_size: Rollouts of a task that share a baseline.
+        input: Where the tasks came from.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        model: str = "policy",
+        seed: int = 0,
+        group_size: int = 1,
+        input: str = "training",  # noqa: A002 - the manifest's own word
+    ) -> None:
+        self.folder = Path(folder)
+        self._model, self._seed, self._group_size, self._input = model, seed, group_size, input
+        self._environments: set[str] = set()
+
+    def append(self, rollouts: Sequence[Rollout]) -> None:
+        """Record finished rollouts; what failed goes to the failures.
+
+        Raises:
+            OSError: If they can't be written; the files are then as they were before.
+        """
+        lines: dict[str, list[bytes]] = {ROLLOUTS: [], FAILURES: []}
+        for rollout in rollouts:
+            name = ROLLOUTS if rollout.outcome.failure is None else FAILURES
+            lines[name].append(json_line(rollout.to_json()))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._tell_environments(rollouts)
+            for name, written in lines.items():
+                if written:
+                    with AppendFile(self.folder / name) as file:
+                        file.append(b"".join(written))
+
+    def _tell_environments(self, rollouts: Sequence[Rollout]) -> None:
+        """Keep the manifest true: it names every environment that was seen."""
+        new = {rollout.provenance.environment for rollout in rollouts} - self._environments
+        if not new:
+            return
+        path = self.folder / MANIFEST
+        known = Manifest.read(path) if path.exists() else None
+        names = set(known.environment.split(", ")) if known is not None else set()
+        self._environments |= new | names
+        if new <= names:
+            return
+        versions = {
+            rollout.provenance.environment: rollout.provenance.environment_version
+            for rollout in rollouts
+        }
+        if known is not None:
+            versions |= dict(
+                zip(
+                    known.environment.split(", "),
+                    known.environment_version.split(", "),
+                    strict=False,
+                )
+            )
+        ordered = sorted(versions)
+        hashes = {rollout.provenance.template_hash for rollout in rollouts}
+        manifest = Manifest(
+            environment=", ".join(ordered),
+            environment_version=", ".join(versions[name] for name in ordered),
+            model=self._model,
+            template_hash=hashes.pop() if len(hashes) == 1 else None,
+            seed=self._seed,
+            num_repeats=self._group_size,
+            input=self._input,
+            blend=dict.fromkeys(ordered, 1.0) if len(ordered) > 1 else None,
+        )
+        draft = path.with_name(f"{path.name}.draft")
+        options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+        draft.write_bytes(orjson.dumps(manifest.to_json(), option=options))
+        draft.replace(path)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self.folder / _LOCK, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            # Some network file systems have no locks: one process a folder is safe there.
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
