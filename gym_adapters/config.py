@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gym_adapters.errors import InvalidConfig
 
-__all__ = ["Budget", "EnvironmentCard", "apply_overrides", "load_card", "validated"]
+__all__ = ["Budget", "EnvironmentCard", "apply_overrides", "load_card", "parsed_yaml", "validated"]
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+_TAG = "tag:yaml.org,2002:"
+_OF_YAML_1_1 = frozenset(f"{_TAG}{kind}" for kind in ("bool", "int", "float", "timestamp"))
 
 
 class Budget(BaseModel):
@@ -64,12 +69,54 @@ def load_card(folder: Path) -> EnvironmentCard:
     """
     path = folder / "config.yaml"
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parsed_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidConfig(f"{path} is absent; an environment's folder needs its card") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-13-01
+    except (yaml.YAMLError, ValueError) as error:
         raise InvalidConfig(f"{path} is not valid YAML: {error}") from error
     return validated(EnvironmentCard, data, str(path))
+
+
+class _CoreSchemaLoader(yaml.SafeLoader):
+    """YAML 1.2's core schema: PyYAML's own is 1.1, where off is false, 1:30 is 90 and 010 is 8."""
+
+    # Filled by add_implicit_resolver, which copies what stands here.
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OF_YAML_1_1]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def whole_number(self, node: yaml.ScalarNode) -> int:
+        """An integer: decimal, or hexadecimal or octal by its prefix."""
+        text = str(self.construct_scalar(node))
+        return int(text, 0 if text.startswith(("0x", "0o")) else 10)
+
+
+_CoreSchemaLoader.add_implicit_resolver(
+    f"{_TAG}bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF")
+)
+_CoreSchemaLoader.add_implicit_resolver(
+    f"{_TAG}int", re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z"), list("-+0123456789")
+)
+_CoreSchemaLoader.add_implicit_resolver(
+    f"{_TAG}float",
+    re.compile(
+        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
+    ),
+    list("-+.0123456789"),
+)
+_CoreSchemaLoader.add_constructor(f"{_TAG}int", _CoreSchemaLoader.whole_number)
+
+
+def parsed_yaml(text: str) -> Any:
+    """What a YAML text holds. ``on``, ``off``, ``yes``, ``no`` and dates are text.
+
+    Raises:
+        yaml.YAMLError: If it is not YAML.
+        ValueError: If a value has no place in Python.
+    """
+    return yaml.load(text, Loader=_CoreSchemaLoader)  # a SafeLoader
 
 
 def validated(model: type[ModelT], data: Any, source: str) -> ModelT:
@@ -103,7 +150,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             if not isinstance(node, dict):
                 raise InvalidConfig(f"override {override!r}: {key} holds a value, not keys")
         try:
-            node[last] = yaml.safe_load(text)
+            node[last] = parsed_yaml(text)
         except (yaml.YAMLError, ValueError) as error:
             raise InvalidConfig(f"override {override!r}: not valid YAML: {error}") from error
     return result

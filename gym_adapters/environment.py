@@ -22,7 +22,7 @@ from gym_adapters.errors import InvalidEnvironment, InvalidRow, Unsupported, Usa
 from gym_adapters.items import FunctionTool, Item, final_text
 from gym_adapters.reward import TRUNCATING, Reward, StopReason
 from gym_adapters.task import Task
-from gym_adapters.tools import Tool, tool_mark
+from gym_adapters.tools import Tool, ToolMark, tool_mark
 
 if TYPE_CHECKING:
     from gym_adapters.rollout import Rollout
@@ -226,8 +226,16 @@ class Environment(Generic[TaskT]):
         """Free what `start` set up. Always called once, also after failure and cancellation."""
 
     @classmethod
-    async def compare(cls, rollouts: Sequence[Rollout]) -> list[Reward]:
-        """Rewards relative to the group, one per rollout; they replace those of `verify`."""
+    async def compare(
+        cls, rollouts: Sequence[Rollout], *, config: EnvironmentConfig, resources: Any
+    ) -> list[Reward]:
+        """Rewards relative to the group, one per rollout; they replace those of `verify`.
+
+        Args:
+            rollouts: Attempts at one task that have a reward.
+            config: The settings of the run.
+            resources: What `open_resources` yielded for the run.
+        """
         raise Unsupported(f"{cls.name} gives no group rewards")
 
     # What an environment may call.
@@ -337,16 +345,36 @@ def _set_task_type(
 
 
 def _collect_tools(cls: type[Environment[Any]]) -> dict[str, Tool]:
+    # By attribute, so that an override takes the place of what it overrides, however that is named;
+    # one without @tool takes the inherited tool away.
     found: dict[str, Tool] = {}
     for base in reversed(cls.__mro__):
         for attribute, member in vars(base).items():
-            mark = tool_mark(member)
+            mark = _mark_of(member)
             if mark is None:
-                # An override without @tool takes the inherited tool away.
-                found = {k: v for k, v in found.items() if v.function.__name__ != attribute}
-                continue
-            if not inspect.isfunction(member):
-                raise InvalidEnvironment(f"{cls.__name__}.{attribute}: a tool must be a method")
-            made = Tool.from_function(member, name=mark.name, blocking=mark.blocking)
-            found[made.name] = made
-    return found
+                found.pop(attribute, None)
+            elif not inspect.isfunction(member):
+                raise InvalidEnvironment(
+                    f"{cls.__name__}.{attribute}: a tool must be a method of the instance. Fix: "
+                    "define it with def or async def, and self"
+                )
+            else:
+                found[attribute] = Tool.from_function(
+                    member, name=mark.name, blocking=mark.blocking
+                )
+    tools: dict[str, Tool] = {}
+    for attribute, made in found.items():
+        if made.name in tools:
+            other = next(name for name, each in found.items() if each is tools[made.name])
+            raise InvalidEnvironment(
+                f"{cls.__name__}.{attribute} and .{other} are both the tool {made.name!r}. "
+                'Fix: give one another name with @tool(name="...")'
+            )
+        tools[made.name] = made
+    return tools
+
+
+def _mark_of(member: object) -> ToolMark | None:
+    """The mark of ``@tool`` on `member`, or on what a decorator above or below it has wrapped."""
+    wrapped = member.fget if isinstance(member, property) else getattr(member, "__func__", None)
+    return tool_mark(member) or tool_mark(wrapped)

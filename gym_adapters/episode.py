@@ -14,27 +14,17 @@ Nothing an environment does makes `start` or `advance` raise: a failure is an ``
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import random
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, cast
 
 from gym_adapters.environment import Environment, EnvironmentConfig, Transcript
-from gym_adapters.errors import (
-    Boundary,
-    EnvironmentFailure,
-    InvalidRow,
-    RolloutError,
-    Unsupported,
-    UsageError,
-    boundary,
-)
+from gym_adapters.environment_calls import EnvironmentCalls, EpisodeLimits
+from gym_adapters.errors import InvalidRow, Unsupported, UsageError
 from gym_adapters.items import (
     FinishReason,
     FunctionCall,
@@ -42,38 +32,12 @@ from gym_adapters.items import (
     Item,
     check_items,
     final_text,
-    function_call_output,
-    input_items,
-    user_message,
 )
-from gym_adapters.reward import Outcome, Reward, StopReason
+from gym_adapters.reward import Outcome, StopReason
 from gym_adapters.rollout import Timings
 from gym_adapters.task import Task
-from gym_adapters.tools import Tool, error_result
 
 __all__ = ["Episode", "EpisodeLimits", "Step"]
-
-log = logging.getLogger(__name__)
-ResultT = TypeVar("ResultT")
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeLimits:
-    """Bounds on one episode. Times are seconds of wall time.
-
-    Attributes:
-        max_turns: Most assistant turns; past it the episode is truncated.
-        max_tool_calls: Most tool calls run in one turn; the rest get an error result.
-        hook_timeout: For each call of start, prompt, reply and close.
-        tool_timeout: For each tool call; past it the rollout is unscored (``timeout``).
-        verify_timeout: For verify.
-    """
-
-    max_turns: int = 32
-    max_tool_calls: int = 64
-    hook_timeout: float = 120.0
-    tool_timeout: float = 120.0
-    verify_timeout: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +108,7 @@ class Episode:
         self.output: list[Item] = []
         self.outcome: Outcome | None = None
         self.turns = 0
-        self._tools: dict[str, Tool] = {}
-        self._environment_time = 0.0
-        self._verify_time = 0.0
+        self._calls = EnvironmentCalls(self.environment, self.limits)
         self._constraints = False
         self._started = False
 
@@ -164,12 +126,12 @@ class Episode:
     @property
     def tools(self) -> list[FunctionTool]:
         """Declarations of the tools the model may call."""
-        return [tool.declaration() for tool in self._tools.values()]
+        return self._calls.tools
 
     @property
     def timings(self) -> Timings:
         """Seconds spent in the environment's hooks and tools, and in its verifier."""
-        return Timings(environment=self._environment_time, verify=self._verify_time)
+        return self._calls.timings
 
     async def start(self, *, constraints: bool = False) -> Step:
         """Set the environment up; the step's items are the prompt.
@@ -181,17 +143,13 @@ class Episode:
         if self._started:
             raise RuntimeError("an Episode starts once; make a new one for another attempt")
         self._started, self._constraints = True, constraints
-        environment = self.environment
         if self._broken is not None:
             return self.fail(self._broken)
         try:
-            await self._hook("start", environment.start)
-            self.prompt = tuple(_items(await self._hook("prompt", environment.prompt), "prompt"))
-            with boundary(Boundary.ENVIRONMENT, f"available_tools of {environment.name}"):
-                self._tools = {tool.name: tool for tool in environment.available_tools()}
+            self.prompt = tuple(await self._calls.start())
         except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
             return self.fail(error)
-        if environment.ended:
+        if self.environment.ended:
             return await self._end(StopReason.ENVIRONMENT)
         return await self._ask_turn(self.prompt)
 
@@ -202,15 +160,21 @@ class Episode:
             items: What the assistant wrote: reasoning, messages, function calls.
             finish_reason: ``length`` when its token budget cut the turn: no tool of it is run, and
                 the episode ends as truncated.
+
+        Raises:
+            UsageError: If an item is none that an assistant writes; nothing has happened then.
         """
         self._check_running()
+        _check_written(items, "advance")
         self.turns += 1
         self.output.extend(items)
         if finish_reason == "length":
             return await self._end(StopReason.LENGTH)
         calls = [item for item in items if item["type"] == "function_call"]
         try:
-            following = await (self._run_calls(calls) if calls else self._ask_reply(items))
+            following = await (
+                self._calls.all_tools(calls) if calls else self._calls.reply(final_text(items))
+            )
         except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
             return self.fail(error)
         self.output.extend(following)
@@ -238,14 +202,8 @@ class Episode:
             RolloutError: If the tool could not be run at all.
         """
         self._check_running()
-        began = time.perf_counter()
-        try:
-            result = await self._call(call)
-        finally:
-            self._environment_time += time.perf_counter() - began
-        if isinstance(result, Exception):
-            raise result
-        return result
+        _check_written([call], "call_tool")
+        return await self._calls.tool(call)
 
     async def judge(self, output: Sequence[Item], reason: StopReason, *, turns: int) -> Step:
         """End the episode with all that was said after the prompt, where tools ran by `call_tool`.
@@ -256,6 +214,7 @@ class Episode:
             turns: How many turns the assistant took.
         """
         self._check_running()
+        _check_written(output, "judge", ("function_call_output",))
         self.output, self.turns = list(output), turns
         return await self._end(reason)
 
@@ -270,12 +229,7 @@ class Episode:
         if self._closed:
             return
         self._closed = True
-        try:
-            with boundary(Boundary.ENVIRONMENT, f"close of {self.environment.name}"):
-                async with asyncio.timeout(self.limits.hook_timeout):
-                    await self.environment.close()
-        except Exception:
-            log.warning("closing an episode of %s failed", self.environment.name, exc_info=True)
+        await self._calls.close()
 
     def _check_running(self) -> None:
         if not self._started:
@@ -287,114 +241,47 @@ class Episode:
 
     async def _end(self, reason: StopReason, following: Sequence[Item] = ()) -> Step:
         transcript = Transcript(self.prompt, tuple(self.output), reason)
-        began = time.perf_counter()
         try:
-            name = self.environment.name
-            with boundary(Boundary.VERIFIER, f"verify of {name}"):
-                async with _deadline(self.limits.verify_timeout):
-                    verdict = await self.environment.verify(transcript)
-                reward = Reward.of(verdict)
-            self.outcome = Outcome.scored(reward, reason)
+            reward = await self._calls.verdict(transcript)
         except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
             return self.fail(error)
-        finally:
-            self._verify_time += time.perf_counter() - began
+        self.outcome = Outcome.scored(reward, reason)
         return Step(tuple(following), self.outcome)
 
     async def _ask_turn(self, items: Sequence[Item]) -> Step:
         """The step that asks the assistant for a turn."""
-        environment = self.environment
-        if type(environment).constraint is Environment.constraint:
-            return Step(tuple(items))
         try:
-            constraint = await self._hook("constraint", environment.constraint)
+            constraint = await self._calls.constraint()
         except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
             return self.fail(error)
         if constraint is not None and not self._constraints:
             return self.fail(
                 Unsupported(
-                    f"{environment.name} constrains what the model may write, and what drives it "
-                    "here can't hold the model to that."
+                    f"{self.environment.name} constrains what the model may write, and what drives "
+                    "it here can't hold the model to that."
                 )
             )
         return Step(tuple(items), constraint=constraint)
 
-    async def _ask_reply(self, items: Sequence[Item]) -> list[Item]:
-        text = final_text(items)
-        answer = await self._hook("reply", lambda: self.environment.reply(text))
-        if answer is None:
-            return []
-        return _items(answer, "reply")
 
-    async def _run_calls(self, calls: Sequence[FunctionCall]) -> list[Item]:
-        began = time.perf_counter()
-        allowed, refused = calls[: self.limits.max_tool_calls], calls[self.limits.max_tool_calls :]
-        try:
-            if len(allowed) == 1 or not self.environment.parallel_tool_calls:
-                results = [await self._call(call) for call in allowed]
-            else:
-                results = await asyncio.gather(*map(self._call, allowed))
-        finally:
-            self._environment_time += time.perf_counter() - began
-        too_many = error_result(
-            "tool_error", f"not run: at most {self.limits.max_tool_calls} calls a turn"
-        )
-        texts: list[str] = []
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-            texts.append(result)
-        texts.extend(too_many for _ in refused)
-        return [
-            function_call_output(call["call_id"], text)
-            for call, text in zip(calls, texts, strict=True)
-        ]
-
-    async def _call(self, call: FunctionCall) -> str | Exception:
-        """The result of one call, or the error that ends the rollout.
-
-        It is returned, not raised, so that calls that run beside it are not torn in the middle.
-        """
-        tool = self._tools.get(call["name"])
-        if tool is None:
-            known = ", ".join(self._tools) or "none"
-            name = call["name"][:100]
-            return error_result("unknown_tool", f"no tool {name!r}; there are: {known}")
-        try:
-            with boundary(Boundary.TOOL, f"tool {tool.name} of {self.environment.name}"):
-                async with _deadline(self.limits.tool_timeout):
-                    return await tool.call(call["arguments"])
-        except (RolloutError, UsageError) as error:
-            return error
-
-    async def _hook(self, name: str, hook: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        began = time.perf_counter()
-        try:
-            with boundary(Boundary.ENVIRONMENT, f"{name} of {self.environment.name}"):
-                async with _deadline(self.limits.hook_timeout):
-                    return await hook()
-        finally:
-            self._environment_time += time.perf_counter() - began
+# What an assistant writes; results of its tools stand beside that where the driver ran them.
+_WRITTEN = ("message", "function_call", "reasoning")
 
 
-@asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
-    """A time limit that also holds for code which swallows its cancellation."""
-    async with asyncio.timeout(seconds) as limit:
-        yield
-    if limit.expired():
-        raise TimeoutError(f"it took longer than {seconds} s")
-
-
-def _items(given: str | Sequence[Item], hook: str) -> list[Item]:
-    """What a hook said, as items; a bare text is a user message."""
-    if isinstance(given, str):
-        return [user_message(given)]
+def _check_written(items: Sequence[Item], method: str, also: tuple[str, ...] = ()) -> None:
     try:
-        check_items(given, hook)
+        check_items(items, "items")
     except InvalidRow as error:
-        raise EnvironmentFailure(f"{hook}() must give text or items: {error}") from error
-    return input_items(given)
+        raise UsageError(f"{method}(): {error.field}: {error.problem} Fix: {error.fix}") from error
+    for position, item in enumerate(items):
+        # Items of hooks and rows may leave out the type; what a model wrote has one.
+        kind = cast("str | None", item.get("type"))
+        if kind not in _WRITTEN and kind not in also:
+            said = "is absent" if kind is None else f"is {kind!r}"
+            raise UsageError(
+                f"{method}(): items[{position}].type {said}. "
+                f"Fix: use one of {', '.join((*_WRITTEN, *also))}"
+            )
 
 
 def episode_seed(seed: int, task_id: str, rollout_index: int) -> int:

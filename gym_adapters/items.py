@@ -6,6 +6,7 @@ and everything after that trusts the types. Format: https://platform.openai.com/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, Literal, NotRequired, TypedDict, cast
@@ -31,7 +32,10 @@ __all__ = [
     "message",
     "reasoning",
     "user_message",
+    "valid_text",
 ]
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 FinishReason = Literal["stop", "length"]
 Role = Literal["system", "developer", "user", "assistant"]
@@ -177,6 +181,11 @@ def input_items(value: str | Sequence[Mapping[str, Any]]) -> list[Item]:
         cast("Item", dict(item) if "type" in item else {"type": "message", **item})
         for item in value
     ]
+
+
+def valid_text(text: str) -> str:
+    """`text` with U+FFFD for halves of surrogate pairs, which no encoding takes."""
+    return text if text.isascii() else _HALF_PAIR.sub("\ufffd", text)
 
 
 def next_call_id(counter: count[int]) -> str:

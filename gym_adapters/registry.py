@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from hashlib import blake2b
 from importlib.metadata import EntryPoint, entry_points
@@ -106,10 +107,24 @@ def load_environment(name: str) -> EnvironmentEntry:
             return _from_entry_point(point)
     if any(folder.name == name for folder in _built_in_folders()):
         return _from_module(name, importlib.import_module(f"{BUILT_IN}.{name}.environment"))
+    known = environment_names()
     raise UnknownEnvironment(
-        f"no environment is called {name!r}. There are: {', '.join(environment_names())}. "
+        f"no environment is called {name!r}. {_hint(name, known)}There are: {', '.join(known)}. "
         "A folder with an environment.py, or module:Class, works too"
     )
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    """What was probably meant, as a sentence; ``""`` where nobody can tell."""
+    path = Path(name)
+    if path.suffix == ".py":
+        if path.name == "environment.py":
+            return f"Give its folder, {str(path.parent)!r}. "
+        return f"A file is named as module:Class, here {path.stem}:YourClass. "
+    if path.is_dir():
+        return "That folder has no environment.py. "
+    near = get_close_matches(name.strip("/").lower().replace("-", "_"), known, n=1)
+    return f"Did you mean {near[0]!r}? " if near else ""
 
 
 def _built_in_folders() -> list[Path]:
@@ -128,6 +143,12 @@ def _from_entry_point(point: EntryPoint) -> EnvironmentEntry:
 
 def _from_path(name: str, path: str) -> EnvironmentEntry:
     module_name, _, class_name = path.partition(":")
+    names = [*module_name.split("."), *([class_name] if class_name else [])]
+    if not all(part.isidentifier() for part in names):
+        raise UnknownEnvironment(
+            f"{path!r} names no module and class. Write it as module:Class, e.g. counter:Counter "
+            "for a class in counter.py"
+        )
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         # `module:Class` names the caller's own module, as it does for uvicorn or pytest.
         sys.path.insert(0, str(Path.cwd()))
@@ -162,13 +183,7 @@ def _from_module(name: str, module: ModuleType) -> EnvironmentEntry:
     chosen = load_card(folder).environment if has_card and folder is not None else None
     if chosen is not None:
         return EnvironmentEntry(name, _class_in(module, chosen.rpartition(":")[2]), folder)
-    own = [
-        member
-        for member in vars(module).values()
-        if inspect.isclass(member)
-        and issubclass(member, Environment)
-        and member.__module__ == module.__name__
-    ]
+    own = _classes_of(module)
     if len(own) != 1:
         found = ", ".join(cls.__name__ for cls in own) or "none"
         raise InvalidEnvironment(
@@ -181,8 +196,24 @@ def _from_module(name: str, module: ModuleType) -> EnvironmentEntry:
 def _class_in(module: ModuleType, name: str) -> type[Environment[Any]]:
     found = getattr(module, name, None)
     if not (inspect.isclass(found) and issubclass(found, Environment)):
-        raise InvalidEnvironment(f"{module.__name__} has no Environment class called {name!r}")
+        there = [member.__name__ for member in _classes_of(module)]
+        near = get_close_matches(name, there, n=1) or there
+        hint = f"; it has {', '.join(near)}" if near else ""
+        raise InvalidEnvironment(
+            f"{module.__name__} has no Environment class called {name!r}{hint}"
+        )
     return found
+
+
+def _classes_of(module: ModuleType) -> list[type[Environment[Any]]]:
+    """The environments that a module defines itself."""
+    return [
+        member
+        for member in vars(module).values()
+        if inspect.isclass(member)
+        and issubclass(member, Environment)
+        and member.__module__ == module.__name__
+    ]
 
 
 def _module_folder(module: ModuleType) -> Path | None:

@@ -96,6 +96,8 @@ class Rollout:
         outcome, reward = self.outcome, self.outcome.reward
         params = dict(self.row.get("responses_create_params", {}))
         params["input"] = list(self.prompt)
+        # The prompt holds them.
+        params.pop("instructions", None)
         params["tools"] = list(self.tools)
         cut = outcome.stop_reason is StopReason.LENGTH
         return {

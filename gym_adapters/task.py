@@ -7,7 +7,8 @@ the environment's own fields. Fields nobody declared are kept and written back u
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -18,9 +19,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, Validat
 from pydantic_core import to_jsonable_python
 
 from gym_adapters.errors import InvalidRow
-from gym_adapters.items import FunctionTool, Item, check_items, input_items
+from gym_adapters.items import FunctionTool, Item, check_items, input_items, message
 
-__all__ = ["ResponsesCreateParams", "Task", "read_rows"]
+__all__ = ["ResponsesCreateParams", "Task", "json_row", "read_rows", "rows_of"]
 
 # Keys that say where a row stands in a run, not what the task is.
 _BOOKKEEPING = ("agent_ref", "skills_ref")
@@ -42,6 +43,13 @@ def check_params(params: dict[str, Any]) -> dict[str, Any]:
                 fix='write "input": [{"role": "user", "content": "..."}].',
             )
         check_items(params["input"], "responses_create_params.input")
+    instructions = params.get("instructions")
+    if not isinstance(instructions, str | None):
+        raise InvalidRow(
+            f"the instructions must be text, not {type(instructions).__name__}.",
+            field="responses_create_params.instructions",
+            fix="give them as a string, or leave them out.",
+        )
     tools = params.get("tools") or []
     if not isinstance(tools, list):
         raise InvalidRow(
@@ -122,8 +130,10 @@ class Task(BaseModel):
 
     @property
     def input(self) -> list[Item]:
-        """The conversation the row starts with."""
-        return input_items(self.responses_create_params["input"])
+        """The conversation the row starts with; its ``instructions`` come first, as the system."""
+        items = input_items(self.responses_create_params["input"])
+        instructions = self.responses_create_params.get("instructions")
+        return [message("system", instructions), *items] if instructions else items
 
     @property
     def tools(self) -> list[FunctionTool] | None:
@@ -169,23 +179,83 @@ def read_rows(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
         InvalidRow: If a line is not a JSON object.
     """
     with Path(path).open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise InvalidRow(
-                    f"not valid JSON: {error}.",
-                    fix="write one JSON object a line.",
-                    source=str(path),
-                    line=number,
-                ) from error
-            if not isinstance(row, dict):
-                raise InvalidRow(
-                    f"a row must be a JSON object, not {type(row).__name__}.",
-                    fix="write one JSON object a line.",
-                    source=str(path),
-                    line=number,
-                )
-            yield number, row
+        yield from rows_of(file, str(path))
+
+
+def rows_of(
+    lines: Iterable[bytes], source: str, *, torn_tail: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same, of lines from anywhere.
+
+    Args:
+        lines: Lines with their ends.
+        source: Where they come from, for errors.
+        torn_tail: Leave out a last line that is only begun: its writer died.
+    """
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json_row(line)
+        except InvalidRow as error:
+            if torn_tail and isinstance(error.__cause__, ValueError) and not line.endswith(b"\n"):
+                return
+            raise error.at(source, number) from error.__cause__
+        yield number, row
+
+
+# What may be an integer beyond 64 bits; orjson would read that as a float, and so another number.
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def json_row(line: bytes) -> dict[str, Any]:
+    """The JSON object that a line holds; a byte order mark before it does not count.
+
+    Raises:
+        InvalidRow: If it holds none, or an integer beyond 64 bits.
+    """
+    text = line.removeprefix(_BYTE_ORDER_MARK)
+    try:
+        row = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRow(
+            f"not valid JSON: {error}.", fix="write one JSON object a line."
+        ) from error
+    if not isinstance(row, dict):
+        raise InvalidRow(
+            f"a row must be a JSON object, not {type(row).__name__}.",
+            fix="write one JSON object a line.",
+        )
+    if _LONG_NUMBER.search(text):
+        _refuse_long_integers(text)
+    return row
+
+
+def _refuse_long_integers(text: bytes) -> None:
+    """Refuse integers beyond 64 bits in a JSON text."""
+    try:
+        # Digits are kept as text, since Python limits how many it turns into a number.
+        waiting: list[tuple[str, Any]] = [("", json.loads(text, parse_int=_Digits))]
+    except RecursionError as error:
+        raise InvalidRow("it is nested too deep.", fix="write nested JSON as text.") from error
+    while waiting:
+        field, value = waiting.pop()
+        if isinstance(value, _Digits) and (len(value) > 20 or not -(2**63) <= int(value) < 2**64):
+            raise InvalidRow(
+                f"the integer {value[:40]} has more than 64 bits.",
+                field=field,
+                fix="write it as text.",
+            )
+        parts: Iterable[tuple[object, Any]] = ()
+        if isinstance(value, dict):
+            parts = value.items()
+        elif isinstance(value, list):
+            parts = enumerate(value)
+        waiting += [(f"{field}.{key}" if field else str(key), part) for key, part in parts]
+
+
+class _Digits(str):
+    """An integer as it was written."""
+
+    __slots__ = ()

@@ -27,13 +27,14 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
 from gym_adapters.errors import InvalidEnvironment, RolloutError, ToolError, UsageError
-from gym_adapters.items import FunctionTool
+from gym_adapters.items import FunctionTool, valid_text
 
 __all__ = ["Tool", "error_result", "tool"]
 
 ErrorType = Literal["invalid_json", "invalid_arguments", "unknown_tool", "tool_error", "exception"]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 MOST_PROBLEMS_TOLD = 5
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 def error_result(kind: ErrorType, text: str) -> str:
@@ -69,8 +70,9 @@ class Tool:
         """A tool from a function's signature, type hints and Google-style docstring.
 
         Raises:
-            InvalidEnvironment: If a parameter has no type hint, a hint has no JSON schema, or the
-                docstring does not say what the tool does.
+            InvalidEnvironment: If the name is none that a model can call, a parameter can't be
+                given by name or has no type hint, a hint has no JSON schema, or the docstring does
+                not say what the tool does.
         """
         return _from_function(function, name or function.__name__, blocking)
 
@@ -119,7 +121,7 @@ class Tool:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the model reads what it broke
             return error_result("exception", f"{type(error).__name__}: {error}")
-        return result if isinstance(result, str) else _json_text(result)
+        return valid_text(result) if isinstance(result, str) else _json_text(result)
 
     def _validated(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if self.arguments_model is None:
@@ -170,6 +172,12 @@ def tool(
     """
 
     def mark(target: FunctionT) -> FunctionT:
+        if isinstance(target, property):
+            raise InvalidEnvironment("a tool must be a method of the instance, not a property")
+        if not callable(target) and not isinstance(target, classmethod):
+            raise InvalidEnvironment(
+                f'@tool({target!r}) marks nothing. Fix: name a tool with @tool(name="...")'
+            )
         target.__tool__ = ToolMark(name, blocking)  # type: ignore[attr-defined]
         return target
 
@@ -183,6 +191,11 @@ def tool_mark(member: object) -> ToolMark | None:
 
 
 def _from_function(function: Callable[..., Any], name: str, blocking: bool) -> Tool:
+    if not _NAME.fullmatch(name):
+        raise InvalidEnvironment(
+            f"tool {name!r}: a name is 1 to 64 letters without accents, digits, _ and -. "
+            'Fix: give it another with @tool(name="...")'
+        )
     if blocking and inspect.iscoroutinefunction(function):
         raise InvalidEnvironment(f"tool {name}: an async function can't be blocking=True")
     description, argument_docs = parse_docstring(function.__doc__ or "")
@@ -192,9 +205,11 @@ def _from_function(function: Callable[..., Any], name: str, blocking: bool) -> T
         )
     try:
         hints = get_type_hints(function, include_extras=True)
-    except NameError as error:
+    except Exception as error:
+        # Hints are code, and written as text they are run here: they may fail in any way.
         raise InvalidEnvironment(
-            f"tool {name}: a type hint can't be resolved ({error}); import it at module level"
+            f"tool {name}: a type hint can't be resolved ({type(error).__name__}: {error}); "
+            "import it at module level, or correct it"
         ) from error
     fields: dict[str, Any] = {}
     nullable = set()
@@ -203,6 +218,11 @@ def _from_function(function: Callable[..., Any], name: str, blocking: bool) -> T
             continue
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise InvalidEnvironment(f"tool {name}: *{parameter.name} has no JSON schema")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise InvalidEnvironment(
+                f"tool {name}: {parameter.name} can't be given by name, and models give all "
+                "arguments so. Fix: take the / out of the signature"
+            )
         if parameter.name not in hints:
             raise InvalidEnvironment(f"tool {name}: parameter {parameter.name} needs a type hint")
         default = ... if parameter.default is parameter.empty else parameter.default
@@ -261,7 +281,7 @@ def _closed(node: Any) -> Any:
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     default = schema.pop("default", None)
     if default is not None:
-        note = f"Default: {orjson.dumps(default).decode()}."
+        note = f"Default: {json.dumps(default, ensure_ascii=False)}."
         schema["description"] = f"{schema.get('description', '')} {note}".strip()
     if isinstance(kind := schema.get("type"), str):
         if "enum" in schema:
@@ -324,5 +344,6 @@ def _json_text(value: Any) -> str:
         return orjson.dumps(value).decode()
     except TypeError:
         # Besides sets, models and the like, orjson refuses what a model's own arguments can add up
-        # to: integers of more than 64 bits.
-        return json.dumps(to_jsonable_python(value), separators=(",", ":"))
+        # to: integers of more than 64 bits, halves of surrogate pairs.
+        plain = to_jsonable_python(value, inf_nan_mode="null")
+        return json.dumps(plain, separators=(",", ":"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from gym_adapters import InvalidConfig
-from gym_adapters.config import Budget, apply_overrides, load_card, validated
+from gym_adapters.config import Budget, apply_overrides, load_card, parsed_yaml, validated
 
 CARD = """
 domain: math
@@ -40,7 +41,7 @@ def test_a_card_is_read_with_its_defaults(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("domain: [", "not valid YAML"),
-        ("domain: 2026-13-45", "not valid YAML"),
+        ("domain: !!int x", "not valid YAML"),
         ("- a", "the whole: Input should be a valid dictionary"),
         ("", "licence: Field required"),
         (CARD + "colour: red", "colour: Extra inputs are not permitted"),
@@ -80,13 +81,52 @@ def test_overrides_set_values_and_leave_the_data_alone(
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("off", "off"),
+        ("yes", "yes"),
+        ("true", True),
+        ("False", False),
+        ("~", None),
+        ("010", 10),
+        ("-7", -7),
+        ("0x1f", 31),
+        ("0o17", 15),
+        ("1_000", "1_000"),
+        ("12:30", "12:30"),
+        ("2026-01-01", "2026-01-01"),
+        ("1e-5", 1e-5),
+        ("+.5", 0.5),
+        ("-.inf", -math.inf),
+        ("trueish", "trueish"),
+        ("1.2.3", "1.2.3"),
+        ("{mode: on, size: 1e3}", {"mode": "on", "size": 1000.0}),
+    ],
+)
+def test_values_are_read_as_yaml_1_2_reads_them(text: str, value: Any) -> None:
+    read = parsed_yaml(text)
+    assert read == value
+    assert type(read) is type(value)
+    assert apply_overrides({}, [f"a={text}"]) == {"a": value}
+
+
+class Switch(BaseModel):
+    mode: str | None = None
+    lenient: bool = False
+
+
+def test_off_is_the_word_for_a_text_and_false_for_a_switch() -> None:
+    settings = validated(Switch, apply_overrides({}, ["mode=off", "lenient=on"]), "here")
+    assert settings == Switch(mode="off", lenient=True)
+
+
+@pytest.mark.parametrize(
     ("override", "problem"),
     [
         ("lenient", "write it as key=value"),
         ("=1", "write it as key=value"),
         ("a.b.c=1", "b holds a value, not keys"),
         ("a=[1", "not valid YAML"),
-        ("a=2026-13-45", "not valid YAML"),
     ],
 )
 def test_a_bad_override_is_quoted_with_the_fix(override: str, problem: str) -> None:

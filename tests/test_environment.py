@@ -127,6 +127,60 @@ def test_a_tool_must_be_a_method() -> None:
             callable = Marked()
 
 
+@pytest.mark.parametrize("outer_mark", [True, False])
+@pytest.mark.parametrize("kind", [staticmethod, classmethod, property])
+def test_a_static_or_class_method_or_property_is_no_tool(kind: Any, outer_mark: bool) -> None:
+    def look(cls: Any = None) -> str:
+        """Look."""
+        return ""
+
+    def broken() -> object:
+        marked = tool(kind(look)) if outer_mark else kind(tool(look))
+        return type("Broken", (Environment,), {"look": marked})
+
+    with pytest.raises(InvalidEnvironment, match="a tool must be a method of the instance"):
+        broken()
+
+
+def test_two_tools_of_one_name_are_refused_by_both_methods() -> None:
+    with pytest.raises(InvalidEnvironment, match=r"Broken.second and .first are both .*'same'"):
+
+        class Broken(Environment[Task]):
+            @tool(name="same")
+            async def first(self) -> None:
+                """Do."""
+
+            @tool(name="same")
+            async def second(self) -> None:
+                """Do."""
+
+
+def test_an_override_replaces_the_inherited_tool_whatever_either_is_called() -> None:
+    class Base(Environment[Task]):
+        @tool(name="peek")
+        async def look(self) -> str:
+            """Peek."""
+            return "base"
+
+        @tool(name="stop")
+        async def halt(self) -> None:
+            """Stop."""
+
+    class Renamed(Base):
+        @tool(name="stare")
+        async def look(self) -> str:
+            """Stare."""
+            return "own"
+
+    class Without(Base):
+        async def look(self) -> str:
+            return "own"
+
+    assert list(Renamed.class_tools) == ["stare", "stop"]
+    assert list(Without.class_tools) == ["stop"]
+    assert list(Base.class_tools) == ["peek", "stop"]
+
+
 def test_a_task_of_another_type_is_refused_with_the_fix() -> None:
     with pytest.raises(InvalidEnvironment, match=r"CounterTask\.from_row\(row\)"):
         Counter(Task.from_row(ROW))  # type: ignore[arg-type]
@@ -171,7 +225,7 @@ async def test_what_is_not_defined_says_so() -> None:
     with pytest.raises(InvalidEnvironment, match="must define verify"):
         await bare.verify(Transcript((), (), StopReason.ANSWERED))
     with pytest.raises(Unsupported, match="no group rewards"):
-        await Counter.compare([])
+        await Counter.compare([], config=Counter.Config(), resources=None)
     with pytest.raises(Unsupported, match="no gold"):
         Counter.gold_turns(task())
     with pytest.raises(Unsupported, match="no task generator"):
@@ -195,7 +249,7 @@ def test_capabilities_are_read_off_the_overridden_hooks() -> None:
             return []
 
         @classmethod
-        async def compare(cls, rollouts: Any) -> list[Any]:
+        async def compare(cls, rollouts: Any, **_: Any) -> list[Any]:
             return []
 
     assert Everything.capabilities() == Capabilities(True, True, True, True, True)

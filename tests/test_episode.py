@@ -28,6 +28,7 @@ from gym_adapters import (
     ToolError,
     ToolInfrastructureError,
     Transcript,
+    UsageError,
     tool,
 )
 from gym_adapters.episode import episode_seed, open_episode_resources
@@ -761,3 +762,71 @@ def test_a_parameter_that_is_no_task_is_refused() -> None:
 
         class Wrong(Environment["Later"]):  # type: ignore[name-defined]
             pass
+
+
+COUNT = CounterTask.from_row(
+    {"responses_create_params": {"input": "hi"}, "initial_count": 0, "expected_count": 1}
+)
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        ({"role": "assistant", "content": "hi"}, r"items\[1\]\.type is absent"),
+        ({"type": "web_search_call"}, r"items\[1\]\.type: unknown item type 'web_search_call'"),
+        (
+            {"type": "function_call", "name": "f", "arguments": "{}"},
+            r"items\[1\]\.call_id: .*absent",
+        ),
+        (
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": {}},
+            r"items\[1\]\.arguments: .*not dict.*give it as a string",
+        ),
+        (
+            {"type": "function_call_output", "call_id": "c", "output": "x"},
+            r"items\[1\]\.type is 'function_call_output'",
+        ),
+        ("hi", r"items\[1\]: an item must be an object, not str"),
+    ],
+)
+async def test_what_no_assistant_writes_is_refused_by_item_and_field(item: Any, told: str) -> None:
+    async with Episode(Counter, COUNT) as episode:
+        await episode.start()
+        with pytest.raises(UsageError, match=told):
+            await episode.advance([assistant_message("first"), item])
+        assert (episode.turns, episode.output) == (0, [])
+        assert (await episode.advance([assistant_message("done")])).done
+
+
+async def test_a_driver_that_judges_may_give_results_of_tools_but_nothing_malformed() -> None:
+    async with Episode(Counter, COUNT) as episode:
+        await episode.start()
+        with pytest.raises(UsageError, match=r"judge\(\): items\[0\]\.output"):
+            await episode.judge(
+                [{"type": "function_call_output", "call_id": "c", "output": {}}],  # type: ignore[typeddict-item]
+                StopReason.ANSWERED,
+                turns=1,
+            )
+        done = await episode.judge(
+            [function_call_output("c", "x"), assistant_message("done")],
+            StopReason.ANSWERED,
+            turns=1,
+        )
+        assert done.done
+
+
+async def test_what_an_environment_says_is_text_that_every_tokenizer_takes() -> None:
+    class Echo(Environment[Task]):
+        async def prompt(self) -> Any:
+            return "a\ud800"
+
+        async def reply(self, message: str) -> str:
+            return message
+
+        async def verify(self, transcript: Transcript) -> float:
+            return 1.0
+
+    async with Episode(Echo, TASK) as episode:
+        assert (await episode.start()).items == (user_message("a\ufffd"),)
+        step = await episode.advance([assistant_message("\udfff!")])
+        assert step.items == (user_message("\ufffd!"),)

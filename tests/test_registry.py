@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from importlib.metadata import EntryPoint
@@ -143,6 +144,39 @@ def test_an_entry_point_is_an_environment(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(UnknownEnvironment, match=r"called 'sums'.*arithmetic_tools.*mcqa"):
         load_environment("sums")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("mqca", "Did you mean 'mcqa'"),
+        ("Text-World", "Did you mean 'text_world'"),
+        ("counter.py", "here counter:YourClass"),
+        ("my/counter/environment.py", "Give its folder, 'my/counter'"),
+    ],
+)
+def test_what_was_probably_meant_is_named(name: str, hint: str) -> None:
+    with pytest.raises(UnknownEnvironment, match=re.escape(hint)):
+        load_environment(name)
+
+
+@pytest.mark.parametrize(
+    "name", [":", ":Greet", "..:Greet", "a b:Greet", "./counter.py:Greet", "m:Greet:x", "m:a.b"]
+)
+def test_what_names_no_module_and_class_is_told_how_to_write_it(name: str) -> None:
+    with pytest.raises(UnknownEnvironment, match=r"Write it as module:Class"):
+        load_environment(name)
+
+
+def test_a_folder_without_an_environment_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UnknownEnvironment, match=r"has no environment\.py"):
+        load_environment(str(tmp_path))
+
+
+def test_a_class_that_is_not_there_is_told_which_are() -> None:
+    module = "gym_adapters.environments.blackjack.environment"
+    with pytest.raises(InvalidEnvironment, match="called 'Blakjack'; it has Blackjack"):
+        load_environment(f"{module}:Blakjack")
 
 
 def test_a_folder_with_two_classes_must_name_one(folder: Path) -> None:

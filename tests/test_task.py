@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from gym_adapters import InvalidRow, Task
-from gym_adapters.items import user_message
+from gym_adapters.items import message, user_message
 from gym_adapters.task import read_rows
 
 
@@ -105,6 +105,11 @@ def test_input_and_tools() -> None:
             "absent",
         ),
         (
+            {"responses_create_params": {"input": "x", "instructions": ["y"]}, "a": 1},
+            "responses_create_params.instructions",
+            "must be text",
+        ),
+        (
             {"responses_create_params": {"input": "x", "tools": {"f": 1}}, "a": 1},
             "responses_create_params.tools",
             "must be a list",
@@ -141,6 +146,56 @@ def test_rows_are_read_with_their_line_numbers(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n\n  \n{"a": "é"}', encoding="utf-8")
     assert list(read_rows(path)) == [(1, {"a": 1}), (4, {"a": "é"})]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n', encoding="utf-8-sig")
+    assert list(read_rows(path)) == [(1, {"a": 1})]
+
+
+@pytest.mark.parametrize("number", [str(2**64), str(-(2**63) - 1), "1" * 40, "-" + "9" * 300])
+def test_an_integer_that_would_become_a_float_is_refused_by_its_field(
+    tmp_path: Path, number: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"a": 1}}\n{{"b": [{{"c": {number}}}]}}')
+    with pytest.raises(InvalidRow, match=r"64 bits.*write it as text") as caught:
+        list(read_rows(path))
+    assert caught.value.line == 2
+    assert caught.value.field == "b.0.c"
+
+
+def test_a_number_of_any_length_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": ' + "1" * 5000 + "}")
+    with pytest.raises(InvalidRow, match=r"rows\.jsonl:1: "):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    "value", [2**64 - 1, -(2**63), "1" * 40, 0.1234567890123456789, {"1" * 30: 1}, [1e300]]
+)
+def test_other_long_numbers_are_read_as_they_are(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"a": value}))
+    assert list(read_rows(path)) == [(1, {"a": value})]
+
+
+def test_deep_nesting_around_a_long_number_is_a_refusal_at_worst(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": ' + "[" * 1000 + "1" * 25 + "]" * 1000 + "}")
+    with pytest.raises(InvalidRow, match=r"nested too deep|64 bits"):
+        list(read_rows(path))
+
+
+def test_instructions_come_before_the_input_from_the_system() -> None:
+    params = {"instructions": "Be brief.", "input": "hi"}
+    task = Task.from_row({"responses_create_params": params})
+    assert task.input == [message("system", "Be brief."), user_message("hi")]
+    assert task.to_row() == {"responses_create_params": params}
+    without = Task.from_row({"responses_create_params": {"instructions": None, "input": "hi"}})
+    assert without.input == [user_message("hi")]
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,22 @@ def unresolved(a: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
     """Fail."""
 
 
+def unfinished(a: "int |") -> None:  # type: ignore[syntax]  # noqa: F722
+    """Fail."""
+
+
+def nonsense(a: 3 + []) -> None:  # type: ignore[valid-type]
+    """Fail."""
+
+
+def positional(a: int, /) -> None:
+    """Fail."""
+
+
+def größe(a: int) -> None:
+    """Fail."""
+
+
 def schemaless(a: threading.Thread) -> None:
     """Fail."""
 
@@ -291,12 +307,58 @@ async def asynchronous() -> None:
         (starred, r"\*args has no JSON schema"),
         (keywords, r"\*kwargs has no JSON schema"),
         (unresolved, "type hint can't be resolved"),
+        (unfinished, "type hint can't be resolved"),
+        (nonsense, "type hint can't be resolved"),
+        (positional, "a can't be given by name.*take the / out"),
+        (größe, "letters without accents"),
         (schemaless, "no JSON schema for its parameters"),
     ],
 )
 def test_a_function_without_a_schema_is_refused(function: Any, problem: str) -> None:
     with pytest.raises(InvalidEnvironment, match=f"{function.__name__}.*{problem}"):
         Tool.from_function(function)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "a" * 65, "drop;table"])
+def test_a_name_that_no_model_can_call_is_refused(name: str) -> None:
+    def fine() -> None:
+        """Do."""
+
+    with pytest.raises(InvalidEnvironment, match="1 to 64 letters"):
+        Tool.from_function(fine, name=name or " ")
+
+
+def test_a_name_in_parentheses_is_told_how_to_write_it() -> None:
+    with pytest.raises(InvalidEnvironment, match=r'@tool\(name="..."\)'):
+        tool("search")  # type: ignore[call-overload]
+
+
+def test_a_default_of_any_size_is_told_to_the_model() -> None:
+    def count(to: int = 2**70, word: str = "é") -> None:
+        """Count."""
+
+    properties = Tool.from_function(count).parameters["properties"]
+    assert properties["to"]["description"] == f"Default: {2**70}."
+    assert properties["word"]["description"] == 'Default: "é".'
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a\ud800b", "a\ufffdb"),
+        ({"a": "\ud800"}, '{"a":"\\ud800"}'),
+        ({"a": float("nan")}, '{"a":null}'),
+        ({"a": float("nan"), "b": 2**70}, f'{{"a":null,"b":{2**70}}}'),
+    ],
+)
+async def test_a_result_is_text_that_every_tokenizer_takes(value: Any, text: str) -> None:
+    def give() -> Any:
+        """Give."""
+        return value
+
+    said = await Tool.from_function(give).call("{}")
+    assert said == text
+    said.encode()
 
 
 def test_an_async_function_cannot_be_blocking() -> None:

@@ -20,7 +20,7 @@ from gym_adapters import (
     Transcript,
     tool,
 )
-from gym_adapters.items import Item, assistant_message, function_call, message
+from gym_adapters.items import Item, assistant_message, function_call
 from gym_adapters.verifiers.answers import boxed
 
 from .almanac import SITE, Question, pages, questions
@@ -48,13 +48,6 @@ class GoogleSearchTask(Task):
 
     expected_answer: str
     pages: Sequence[str] = ()
-
-    @property
-    def input(self) -> list[Item]:
-        """The conversation the row starts with, its ``instructions`` first."""
-        instructions = self.responses_create_params.get("instructions")
-        start = super().input
-        return [message("system", instructions), *start] if instructions else start
 
 
 class GoogleSearchConfig(EnvironmentConfig):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -28,8 +27,6 @@ from .subjects import SUBJECTS, text_on
 
 __all__ = ["Preference", "PreferenceConfig", "PreferenceTask"]
 
-# `compare` is handed rollouts alone, and must know how this run compares.
-_scorer: ContextVar[PairwiseScorer | None] = ContextVar("preference_scorer", default=None)
 OFFLINE, JUDGED = "coverage", "judge"
 
 
@@ -94,53 +91,42 @@ class Preference(Environment[PreferenceTask]):
                 "out to compare by coverage"
             )
         async with open_judge(settings.judge) as judge:
-            scorer = JudgedPairs(judge, timeout=settings.judge_timeout)
-            _scorer.set(scorer)
-            try:
-                yield scorer
-            finally:
-                _scorer.set(None)
+            yield JudgedPairs(judge, timeout=settings.judge_timeout)
 
     async def verify(self, transcript: Transcript) -> Reward:
         """How well the text covers its brief; `compare` replaces it within a group."""
-        judged = self.resources is not None and not isinstance(self.resources, CoverageScorer)
         text = "" if transcript.truncated else transcript.final_text
         score = coverage(self.task.brief, text)
         return Reward(
             score,
             components={"coverage": score},
-            info={"compared_by": JUDGED if judged else OFFLINE},
+            info={"compared_by": JUDGED if isinstance(self.resources, JudgedPairs) else OFFLINE},
         )
 
     @classmethod
-    async def compare(cls, rollouts: Sequence[Rollout]) -> list[Reward]:
+    async def compare(
+        cls, rollouts: Sequence[Rollout], *, config: EnvironmentConfig, resources: Any
+    ) -> list[Reward]:
         """The share of the others that each is preferred to.
 
         Raises:
-            VerifierError: If the run has a judge that can't be reached from here.
+            VerifierError: Without the resources.
             JudgeError: If the judge fails.
         """
         if len(rollouts) < 2:
             return [r.outcome.reward for r in rollouts if r.outcome.reward is not None]
-        infos = [dict(r.outcome.reward.info) if r.outcome.reward else {} for r in rollouts]
-        scorer: PairwiseScorer | None = CoverageScorer()
-        if any(info.get("compared_by") == JUDGED for info in infos):
-            scorer = _scorer.get()
-        if scorer is None:
-            raise VerifierError(
-                "the judge of this run is not open here: compare() must run in the context that "
-                "opened the environment's resources"
-            )
+        if not isinstance(resources, CoverageScorer | JudgedPairs):
+            raise VerifierError(f"{cls.name} was run without its resources; use open_resources")
         brief = PreferenceTask.from_row(rollouts[0].row).brief
         texts = ["" if _cut(rollout) else final_text(rollout.output) for rollout in rollouts]
-        rates = await win_rates(scorer, brief, texts)
+        rates = await win_rates(resources, brief, texts)
         return [
             Reward(
                 0.0 if _cut(rollout) else rate,
                 components={"win_rate": rate, "coverage": coverage(brief, text)},
-                info=info,
+                info=rollout.outcome.reward.info if rollout.outcome.reward else {},
             )
-            for rollout, rate, text, info in zip(rollouts, rates, texts, infos, strict=True)
+            for rollout, rate, text in zip(rollouts, rates, texts, strict=True)
         ]
 
     @classmethod

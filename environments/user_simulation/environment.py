@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeAlias
 
-from gym_adapters import Environment, Reward, Task, ToolError, Transcript, tool
+from gym_adapters import (
+    Environment,
+    EnvironmentConfig,
+    InvalidConfig,
+    Reward,
+    Task,
+    ToolError,
+    Transcript,
+    tool,
+)
 from gym_adapters.items import Item, assistant_message, function_call
+from gym_adapters.verifiers.judge import open_judge
 
 from .customer import (
     BIKES,
@@ -19,8 +32,11 @@ from .customer import (
     ScriptedCustomer,
     broken_rule,
 )
+from .model_customer import ModelCustomer
 
-__all__ = ["UserSimulation", "UserSimulationTask"]
+__all__ = ["UserSimulation", "UserSimulationConfig", "UserSimulationTask"]
+
+MakeCustomer: TypeAlias = Callable[[Goal], Customer]
 
 RULES = (
     "You serve the customers of a cycle hire. There are city bikes, e-bikes, cargo bikes and "
@@ -47,21 +63,50 @@ class UserSimulationTask(Task):
     goal: Goal
 
 
+class UserSimulationConfig(EnvironmentConfig):
+    """Settings.
+
+    Attributes:
+        customer: The model that plays the customer, named as judges are (see
+            `gym_adapters.verifiers.judge.open_judge`); ``None`` for the scripted one.
+    """
+
+    customer: str | None = None
+
+
 class UserSimulation(Environment[UserSimulationTask]):
     """Serve a customer.
 
     The reward is 1 if exactly one hire was booked, it is what the customer wanted in the end, and
     they had said yes to it; else 0.
 
-    The customer is scripted by the row. Give a function from goal to `Customer` as the resources to
-    put another in their place, such as a model.
+    The customer is scripted by the row, or played by the model that the setting `customer` names.
+    The resources are a function from goal to `Customer`: give one to put another in their place.
     """
 
     name = "user_simulation"
+    Config = UserSimulationConfig
     parallel_tool_calls = False
     customer: Customer
     bookings: list[Order]
     agreed: bool
+
+    @classmethod
+    @asynccontextmanager
+    async def open_resources(cls, config: EnvironmentConfig) -> AsyncIterator[MakeCustomer]:
+        """Who plays the customers of the run.
+
+        Raises:
+            InvalidConfig: If the model can't be found, or can't converse.
+        """
+        spec = config.customer if isinstance(config, UserSimulationConfig) else None
+        if spec is None:
+            yield ScriptedCustomer
+            return
+        if spec == "exact":
+            raise InvalidConfig("customer=exact can't converse. Name a model, or leave it out")
+        async with open_judge(spec) as model:
+            yield partial(ModelCustomer, model)
 
     async def start(self) -> None:
         """The customer comes in."""

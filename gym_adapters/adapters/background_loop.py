@@ -10,6 +10,7 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 __all__ = ["BackgroundLoop"]
@@ -44,15 +45,10 @@ class BackgroundLoop:
         async def watched() -> ResultT:
             try:
                 return await work
-            except SystemExit as error:
-                # It would end the loop's thread, and leave everybody waiting.
-                raise RuntimeError(
-                    f"exit({error.code}) was called on the background loop"
-                ) from error
             finally:
                 ended.set()
 
-        future = asyncio.run_coroutine_threadsafe(watched(), self._started())
+        future = self.begin(watched())
         try:
             return future.result()
         except BaseException:
@@ -60,6 +56,10 @@ class BackgroundLoop:
                 future.cancel()
                 ended.wait(GRACE)
             raise
+
+    def begin(self, work: Coroutine[Any, Any, ResultT]) -> Future[ResultT]:
+        """Start `work` and return at once; cancelling the future cancels `work`."""
+        return asyncio.run_coroutine_threadsafe(_without_exit(work), self._started())
 
     async def run_from(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
         """Run `work` here, and await it on the caller's own loop; cancelling cancels `work`."""
@@ -83,6 +83,14 @@ class BackgroundLoop:
                 # Not a method: it must not keep this object alive. Runs at exit at the latest.
                 self._finalizer = weakref.finalize(self, _stop, self._loop, thread)
             return self._loop
+
+
+async def _without_exit(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    try:
+        return await work
+    except SystemExit as error:
+        # It would end the loop's thread, and leave everybody waiting.
+        raise RuntimeError(f"exit({error.code}) was called on the background loop") from error
 
 
 def _run_forever(loop: asyncio.AbstractEventLoop) -> None:

@@ -33,12 +33,14 @@ class Adapter(StrEnum):
     """Every way of handing an environment to a trainer."""
 
     TRL_ROLLOUT = "TRL rollout_function"
+    TRL_ASYNC = "TRL async rollout worker"
     TRL_ENVIRONMENT_FACTORY = "TRL environment_factory"
     TRL_REWARD = "TRL reward_function"
     VERL = "verl agent loop"
     VERL_REWARD = "verl compute_score"
     NEMO_RL = "NeMo RL actor"
     NEMO_RL_NATIVE = "NeMo RL EnvironmentInterface"
+    OFFLINE = "stored rollouts"
 
 
 class Feature(StrEnum):
@@ -51,6 +53,7 @@ class Feature(StrEnum):
     PRIOR_TURNS = "tool turns in a row's input"
     GROUP_COMPARE = "rewards relative to the group"
     SEVERAL_SEGMENTS = "several segments in a rollout"
+    SEVERAL_ENVIRONMENTS = "several environments in a run"
     SEVERAL_POLICIES = "several policies"
     IMAGES = "images"
 
@@ -94,6 +97,8 @@ _ONE_SEGMENT = _no(
     "it takes one training sample per rollout; use a chat template that leaves history as it is"
 )
 _USE_ROLLOUT = "use rollout_function"
+_BY_SPEC = Carriage(True, "blended_spec")
+_BY_ROW = Carriage(True, "each row names its own")
 
 CARRIES: Mapping[Adapter, AdapterLimits] = {
     Adapter.TRL_ROLLOUT: AdapterLimits(
@@ -105,10 +110,28 @@ CARRIES: Mapping[Adapter, AdapterLimits] = {
             Feature.PRIOR_TURNS: YES,
             Feature.GROUP_COMPARE: Carriage(True, "each process must hold whole groups"),
             Feature.SEVERAL_SEGMENTS: _ONE_SEGMENT,
+            Feature.SEVERAL_ENVIRONMENTS: _BY_SPEC,
             Feature.SEVERAL_POLICIES: _ONE_POLICY,
             Feature.IMAGES: _NO_IMAGES,
         },
         failed_rollout="mask 0, reward None: outside the loss and the group's baseline",
+    ),
+    Adapter.TRL_ASYNC: AdapterLimits(
+        features={
+            Feature.TOOLS: YES,
+            Feature.ROW_TOOLS: YES,
+            Feature.REPLY: YES,
+            Feature.OWN_PROMPT: YES,
+            Feature.PRIOR_TURNS: YES,
+            Feature.GROUP_COMPARE: YES,
+            Feature.SEVERAL_SEGMENTS: Carriage(
+                True, "each is a sample with the rollout's advantage"
+            ),
+            Feature.SEVERAL_ENVIRONMENTS: _BY_SPEC,
+            Feature.SEVERAL_POLICIES: _ONE_POLICY,
+            Feature.IMAGES: _NO_IMAGES,
+        },
+        failed_rollout="no sample: outside the loss and the group's baseline",
     ),
     Adapter.TRL_ENVIRONMENT_FACTORY: AdapterLimits(
         features={
@@ -119,6 +142,7 @@ CARRIES: Mapping[Adapter, AdapterLimits] = {
             Feature.PRIOR_TURNS: _no(f"TRL renders messages of text only here; {_USE_ROLLOUT}"),
             Feature.GROUP_COMPARE: _no(f"rewards are made one rollout at a time; {_USE_ROLLOUT}"),
             Feature.SEVERAL_SEGMENTS: _ONE_SEGMENT,
+            Feature.SEVERAL_ENVIRONMENTS: _BY_SPEC,
             Feature.SEVERAL_POLICIES: _ONE_POLICY,
             Feature.IMAGES: _NO_IMAGES,
         },
@@ -137,6 +161,7 @@ CARRIES: Mapping[Adapter, AdapterLimits] = {
             Feature.PRIOR_TURNS: _no(f"TRL renders messages of text only here; {_USE_ROLLOUT}"),
             Feature.GROUP_COMPARE: _no(f"rewards are made one rollout at a time; {_USE_ROLLOUT}"),
             Feature.SEVERAL_SEGMENTS: _ONE_SEGMENT,
+            Feature.SEVERAL_ENVIRONMENTS: _BY_SPEC,
             Feature.SEVERAL_POLICIES: _ONE_POLICY,
             Feature.IMAGES: _NO_IMAGES,
         },
@@ -152,6 +177,7 @@ CARRIES: Mapping[Adapter, AdapterLimits] = {
             Feature.PRIOR_TURNS: YES,
             Feature.GROUP_COMPARE: YES,
             Feature.SEVERAL_SEGMENTS: Carriage(True, "with adv_estimator=grpo; else the run ends"),
+            Feature.SEVERAL_ENVIRONMENTS: _BY_ROW,
             Feature.SEVERAL_POLICIES: _ONE_POLICY,
             Feature.IMAGES: _NO_IMAGES,
         },
@@ -167,6 +193,7 @@ CARRIES: Mapping[Adapter, AdapterLimits] = {
             Feature.PRIOR_TURNS: _no("verl renders messages of text only here; use the agent loop"),
             Feature.GROUP_COMPARE: _no("it scores one answer at a time; use the agent loop"),
             Feature.SEVERAL_SEGMENTS: _ONE_SEGMENT,
+            Feature.SEVERAL_ENVIRONMENTS: _BY_ROW,
             Feature.SEVERAL_POLICIES: _ONE_POLICY,
             Feature.IMAGES: _NO_IMAGES,
         },
@@ -182,6 +209,7 @@ CARRIES: Mapping[Adapter, AdapterLimits] = {
             Feature.PRIOR_TURNS: YES,
             Feature.GROUP_COMPARE: Carriage(True, "the rows of a task in one call are its group"),
             Feature.SEVERAL_SEGMENTS: _ONE_SEGMENT,
+            Feature.SEVERAL_ENVIRONMENTS: _BY_ROW,
             Feature.SEVERAL_POLICIES: _ONE_POLICY,
             Feature.IMAGES: _NO_IMAGES,
         },
@@ -196,10 +224,21 @@ CARRIES: Mapping[Adapter, AdapterLimits] = {
             Feature.PRIOR_TURNS: YES,
             Feature.GROUP_COMPARE: _no("step sees one rollout at a time; score in verify"),
             Feature.SEVERAL_SEGMENTS: _ONE_SEGMENT,
+            Feature.SEVERAL_ENVIRONMENTS: _BY_ROW,
             Feature.SEVERAL_POLICIES: _ONE_POLICY,
             Feature.IMAGES: _NO_IMAGES,
         },
         failed_rollout="outside the loss and the baseline, by the launcher",
+    ),
+    Adapter.OFFLINE: AdapterLimits(
+        features={
+            **dict.fromkeys(Feature, YES),
+            Feature.SEVERAL_SEGMENTS: Carriage(True, "each is a row"),
+            Feature.SEVERAL_ENVIRONMENTS: Carriage(True, "each collected by itself"),
+            Feature.SEVERAL_POLICIES: _ONE_POLICY,
+            Feature.IMAGES: _NO_IMAGES,
+        },
+        failed_rollout="no row",
     ),
 }
 

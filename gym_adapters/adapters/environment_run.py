@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,8 @@ from gym_adapters.environment import Environment, EnvironmentConfig
 from gym_adapters.episode import Episode, EpisodeLimits
 from gym_adapters.errors import Boundary, boundary
 from gym_adapters.registry import EnvironmentEntry, load_environment
+from gym_adapters.rollout import Rollout
+from gym_adapters.rollouts.groups import compared
 from gym_adapters.rollouts.model_judge import open_run_resources
 from gym_adapters.task import Task
 
@@ -88,6 +91,16 @@ class EnvironmentRun:
             limits=limits,
         )
 
+    async def compared(self, group: Sequence[Rollout]) -> list[Rollout]:
+        """The attempts at one task with the rewards of `Environment.compare`; call it on `loop`.
+
+        Raises:
+            EnvironmentFailure: If the resources can't be opened.
+        """
+        return await compared(
+            self.environment, group, config=self.config, resources=await self._resources()
+        )
+
     async def _resources(self) -> Any:
         keeper = self._keeper
         if keeper is None:
@@ -99,14 +112,21 @@ class EnvironmentRun:
                 self._keeper = None
             raise
 
-    async def _close_resources(self) -> None:
+    async def aclose(self) -> None:
+        """Close the resources; call it on `loop`. Using the run again opens them anew."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             await keeper.close()
 
+    def share_loop(self, loop: BackgroundLoop) -> None:
+        """Run on `loop` from now on, with other environments; its owner closes it."""
+        if loop is not self.loop:
+            self.close()
+            self.loop = loop
+
     def close(self) -> None:
         """Close the resources and end the thread; using the run again opens them anew."""
-        self.loop.run(self._close_resources())
+        self.loop.run(self.aclose())
         self.loop.close()
 
 

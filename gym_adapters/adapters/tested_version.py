@@ -25,6 +25,6 @@ def warn_unless_tested(trainer: str, installed: str, tested: tuple[int, int], ad
         return
     warnings.warn(
         f"gym_adapters was tested with {trainer} {tested[0]}.{tested[1]}, and this is {trainer} "
-        f"{installed}. {advice}",
+        f"{installed}. {advice} What works where, and with which versions: docs/status.md.",
         stacklevel=4,
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from gym_adapters import __version__
 from gym_adapters.episode import Episode, Step
-from gym_adapters.errors import Boundary, RolloutTimeout, boundary
+from gym_adapters.errors import Boundary, ModelError, RolloutTimeout, UsageError, boundary
 from gym_adapters.generation.chat import ChatModel, ChatSession, ModelTurn
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.reward import StopReason
@@ -84,11 +86,12 @@ class ToolAgent:
             step = await episode.start(constraints=True)
             if not step.done:
                 try:
-                    session = model.open(
-                        tools=episode.tools,
-                        sampling=sampling if sampling is not None else SamplingParams(),
-                        request_id=name,
-                    )
+                    with _models_fault():
+                        session = model.open(
+                            tools=episode.tools,
+                            sampling=sampling if sampling is not None else SamplingParams(),
+                            request_id=name,
+                        )
                     await self._drive(episode, session, step, meter)
                 except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
                     episode.fail(error)
@@ -103,7 +106,7 @@ class ToolAgent:
                 step = await episode.truncate(reason)
                 break
             began = time.perf_counter()
-            with boundary(Boundary.MODEL, "generation"):
+            with _models_fault(), boundary(Boundary.MODEL, "generation"):
                 try:
                     async with asyncio.timeout(self.limits.turn_timeout):
                         # Sessions that know no constraints go on with environments of none.
@@ -132,6 +135,15 @@ class ToolAgent:
         if limits.time_limit is not None and time.perf_counter() - meter.began > limits.time_limit:
             return StopReason.TIME
         return None
+
+
+@contextmanager
+def _models_fault() -> Iterator[None]:
+    """What a model can't be used for, it can't in the middle of a rollout either."""
+    try:
+        yield
+    except UsageError as error:
+        raise ModelError(str(error)) from error
 
 
 def _rollout(

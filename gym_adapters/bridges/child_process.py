@@ -49,7 +49,7 @@ from gym_adapters.reward import Reward
 from gym_adapters.task import Task
 from gym_adapters.tools import Tool
 
-__all__ = ["ChildConfig", "ChildEnvironment", "ChildProcess"]
+__all__ = ["ChildAttempt", "ChildConfig", "ChildEnvironment", "ChildProcess"]
 
 LONGEST_LINE = 64 * 1024 * 1024
 KEPT_OF_STDERR = 8_192
@@ -257,20 +257,8 @@ def _error_of(told: object) -> RolloutError:
     return kinds.get(kind, EnvironmentFailure)(f"the child says: {str(text)[:2000]}")
 
 
-class ChildEnvironment(Environment[Task]):
-    """An environment whose hooks are in a child process. Set ``command``, or subclass it."""
-
-    Config = ChildConfig
-    config: ChildConfig
-
-    @classmethod
-    @asynccontextmanager
-    async def open_resources(cls, config: EnvironmentConfig) -> AsyncIterator[Any]:
-        """The child; started with the first attempt."""
-        if not isinstance(config, ChildConfig):
-            raise InvalidConfig(f"{cls.name} needs a ChildConfig")
-        async with ChildProcess(config) as child:
-            yield child
+class ChildAttempt(Environment[Task]):
+    """The hooks of an attempt that is held by a child; its resources are a `ChildProcess`."""
 
     async def start(self) -> None:
         """Begin an attempt in the child."""
@@ -296,11 +284,6 @@ class ChildEnvironment(Environment[Task]):
             Tool.from_declaration(declared, partial(self._call, declared["name"]))
             for declared in self._declared
         ]
-
-    async def reply(self, message: str) -> str | None:
-        """What the child replies."""
-        answer = await self._ask("reply", message=message)
-        return answer if isinstance(answer, str) else None
 
     async def verify(self, transcript: Transcript) -> Reward:
         """The child's verdict."""
@@ -328,3 +311,24 @@ class ChildEnvironment(Environment[Task]):
             raise EnvironmentFailure("the child was never started")
         params["session"] = self._session
         return await self.resources.ask(method, params, generation=self._generation)
+
+
+class ChildEnvironment(ChildAttempt):
+    """An environment whose hooks are in a child process. Set ``command``, or subclass it."""
+
+    Config = ChildConfig
+    config: ChildConfig
+
+    @classmethod
+    @asynccontextmanager
+    async def open_resources(cls, config: EnvironmentConfig) -> AsyncIterator[Any]:
+        """The child; started with the first attempt."""
+        if not isinstance(config, ChildConfig):
+            raise InvalidConfig(f"{cls.name} needs a ChildConfig")
+        async with ChildProcess(config) as child:
+            yield child
+
+    async def reply(self, message: str) -> str | None:
+        """What the child replies."""
+        answer = await self._ask("reply", message=message)
+        return answer if isinstance(answer, str) else None

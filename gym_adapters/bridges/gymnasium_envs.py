@@ -7,8 +7,11 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, Protocol, cast
+from functools import partial
+from typing import Any, ClassVar, cast
 
+from gym_adapters.bridges.gymnasium_codecs import TextCodec, derived_codec
+from gym_adapters.bridges.gymnasium_stepping import StepsAlone, StepsTogether
 from gym_adapters.environment import Environment, EnvironmentConfig, Transcript
 from gym_adapters.episode import Episode, EpisodeLimits, open_episode_resources
 from gym_adapters.errors import InvalidEnvironment, InvalidRow, ToolError
@@ -26,73 +29,10 @@ from gym_adapters.task import Task
 
 gymnasium = require("gymnasium", "gymnasium", "the gymnasium bridge")
 
-__all__ = [
-    "DiscreteCodec",
-    "GymnasiumEnvironment",
-    "GymnasiumTask",
-    "TextCodec",
-    "TextEnv",
-    "from_gymnasium",
-]
+__all__ = ["GymnasiumEnvironment", "GymnasiumTask", "TextEnv", "from_gymnasium"]
 
 THREADS = 16
 LONGEST_TEXT = 1_000_000
-
-
-class TextCodec(Protocol):
-    """What stands between a gymnasium environment and a language model."""
-
-    def instructions(self) -> str:
-        """What the model is told first, before the first observation."""
-        ...
-
-    def observation_text(self, observation: Any) -> str:
-        """An observation as the model reads it."""
-        ...
-
-    def action(self, text: str) -> Any:
-        """The action that the model's message asks for.
-
-        Raises:
-            ToolError: If it asks for none; the model reads why, and the environment takes no step.
-        """
-        ...
-
-
-class DiscreteCodec:
-    """Names for the actions of a discrete space; the model's last word that is a name counts.
-
-    Args:
-        names: A name for each action, in order.
-        instructions: What the model is told first.
-        observation_text: Writes an observation; by default ``str``.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        *,
-        instructions: str,
-        observation_text: Callable[[Any], str] = str,
-    ) -> None:
-        self._actions = {name.casefold(): index for index, name in enumerate(names)}
-        self._names, self._instructions = tuple(names), instructions
-        self._observation_text = observation_text
-
-    def instructions(self) -> str:
-        """What the model is told first, and the names."""
-        return f"{self._instructions}\nAnswer with one of: {', '.join(self._names)}."
-
-    def observation_text(self, observation: Any) -> str:
-        """The observation as text."""
-        return self._observation_text(observation)
-
-    def action(self, text: str) -> int:
-        """The index of the last name in `text`."""
-        for word in reversed(text.casefold().split()):
-            if (index := self._actions.get(word.strip(".,;:!?\"'`*()[]"))) is not None:
-                return index
-        raise ToolError(f"answer with one of: {', '.join(self._names)}")
 
 
 class GymnasiumTask(Task):
@@ -109,14 +49,16 @@ class GymnasiumEnvironment(Environment[GymnasiumTask]):
 
     make: ClassVar[Callable[[], Any]]
     codec: ClassVar[TextCodec]
+    vectorised: ClassVar[bool] = False
 
     @classmethod
     @asynccontextmanager
     async def open_resources(cls, config: EnvironmentConfig) -> AsyncIterator[Any]:
         """A pool of threads."""
-        pool = ThreadPoolExecutor(THREADS, thread_name_prefix=cls.name)
+        threads = 1 if cls.vectorised else THREADS
+        pool = ThreadPoolExecutor(threads, thread_name_prefix=cls.name)
         try:
-            yield pool
+            yield StepsTogether(pool) if cls.vectorised else StepsAlone(pool)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -160,27 +102,42 @@ class GymnasiumEnvironment(Environment[GymnasiumTask]):
             await self._in_thread(env.close)
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.resources, work)
+        return await self.resources.run(work)
 
 
 def from_gymnasium(
-    make: str | Callable[[], Any], codec: TextCodec, *, name: str | None = None
+    make: str | Callable[[], Any],
+    codec: TextCodec | None = None,
+    *,
+    name: str | None = None,
+    vectorised: bool = False,
 ) -> type[GymnasiumEnvironment]:
     """An `Environment` class for a gymnasium environment.
 
     Args:
         make: An id that ``gymnasium.make`` knows, or a function that makes one.
-        codec: Observations to text, text to actions.
+        codec: Observations to text, text to actions; by default derived from the spaces, for which
+            an environment is made once.
         name: How it is called; by default the id.
+        vectorised: Whether the steps that attempts wait for at the same time are taken one after
+            the other in a single thread. Faster where a step costs less than a change of threads,
+            and slower where it costs more.
 
     Raises:
-        InvalidEnvironment: If neither gives a name.
+        InvalidEnvironment: If neither gives a name, or no codec can be derived.
     """
     called = name or (make if isinstance(make, str) else getattr(make, "__name__", ""))
     if not called:
         raise InvalidEnvironment("give the environment a name: from_gymnasium(..., name=...)")
-    maker = (lambda: gymnasium.make(make)) if isinstance(make, str) else make
+    maker: Callable[[], Any] = make if callable(make) else partial(gymnasium.make, make)
+    if codec is None:
+        made = maker()
+        try:
+            codec = derived_codec(made.observation_space, made.action_space)
+        finally:
+            made.close()
     members = {"name": called, "make": staticmethod(maker), "codec": codec}
+    members["vectorised"] = vectorised
     return cast("type[GymnasiumEnvironment]", type(called, (GymnasiumEnvironment,), members))
 
 

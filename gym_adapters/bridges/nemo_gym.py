@@ -41,7 +41,7 @@ from gym_adapters.tools import Tool
 
 aiohttp = require("aiohttp", "remote", "NeMo Gym's servers")
 
-__all__ = ["NemoGymConfig", "NemoGymResources"]
+__all__ = ["NemoGymConfig", "NemoGymResources", "response_object"]
 
 SESSION_HEADER = "X-NeMo-Gym-Session-Token"
 SHOWN = 500
@@ -154,7 +154,7 @@ class NemoGymResources(Environment[Task]):
             InvalidRow: If a tool has the name of an endpoint.
         """
         tools = []
-        told = self._seeded.get("tools")
+        told = self._told_tools()
         for declared in told if isinstance(told, list) else self.task.tools or ():
             if not _is_declaration(declared):
                 raise InvalidRow("the server's tools lack a name or parameters.", field="tools")
@@ -168,9 +168,13 @@ class NemoGymResources(Environment[Task]):
             tools.append(Tool.from_declaration(cast("FunctionTool", declared), call))
         return tools
 
+    def _told_tools(self) -> object:
+        return self._seeded.get("tools")
+
     async def verify(self, transcript: Transcript) -> Reward:
         """The server's verdict."""
-        body = {**self.task.to_row(), "response": _response(transcript)}
+        cut = transcript.stop_reason is StopReason.LENGTH
+        body = {**self.task.to_row(), "response": response_object(transcript.output, cut=cut)}
         answer = await self._post("verify", body)
         self._expect_success(answer, "verify", VerifierError)
         try:
@@ -251,8 +255,13 @@ def _object(body: bytes) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _response(transcript: Transcript) -> dict[str, Any]:
-    cut = transcript.stop_reason is StopReason.LENGTH
+def response_object(output: Sequence[Item], *, cut: bool) -> dict[str, Any]:
+    """The Responses object that a model gives, with all that the format requires.
+
+    Args:
+        output: Its items.
+        cut: Whether its token budget cut it.
+    """
     return {
         "id": "resp_gym_adapters",
         "object": "response",
@@ -260,7 +269,7 @@ def _response(transcript: Transcript) -> dict[str, Any]:
         "model": "policy",
         "status": "incomplete" if cut else "completed",
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-        "output": [_output_item(item, at) for at, item in enumerate(transcript.output)],
+        "output": [_output_item(item, at) for at, item in enumerate(output)],
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],

@@ -20,3 +20,11 @@ def main() -> None:
 
         tell(error)
         sys.exit(2)
+    except OSError as error:
+        from gym_adapters.cli.failing import tell
+        from gym_adapters.cli.streams import discard_stdout
+
+        # A disk that is full, a folder that can't be written: for the user to mend, not a bug.
+        tell(error)
+        discard_stdout()
+        sys.exit(1)

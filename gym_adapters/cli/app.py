@@ -6,14 +6,17 @@ from typing import Annotated
 
 import typer
 
+from gym_adapters.cli.check import check_command
 from gym_adapters.cli.collect import collect_command
 from gym_adapters.cli.data import data_app
+from gym_adapters.cli.doctor import doctor_command
 from gym_adapters.cli.envs import envs_command
 from gym_adapters.cli.export import export_app
 from gym_adapters.cli.quickstart import quickstart_command
 from gym_adapters.cli.report import report_command
 from gym_adapters.cli.reverify import reverify_command
 from gym_adapters.cli.serve import serve_app
+from gym_adapters.cli.train import train_command
 from gym_adapters.cli.validate import validate_command
 
 __all__ = ["app"]
@@ -25,12 +28,15 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("check")(check_command)
 app.command("collect")(collect_command)
 app.command("envs")(envs_command)
 app.command("validate")(validate_command)
 app.command("report")(report_command)
 app.command("reverify")(reverify_command)
 app.command("quickstart")(quickstart_command)
+app.command("train")(train_command)
+app.command("doctor")(doctor_command)
 app.add_typer(data_app, name="data")
 app.add_typer(serve_app, name="serve")
 app.add_typer(export_app, name="export")

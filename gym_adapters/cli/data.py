@@ -73,6 +73,8 @@ def validate_command(
                 print(problem, file=sys.stderr)
             if report.more:
                 print(f"... and {report.more} more problems", file=sys.stderr)
+            if not report.rows:
+                print(f"{report.path}: there are no rows in it", file=sys.stderr)
             again = f", {report.duplicates} repeat an earlier one" if report.duplicates else ""
             print(f"{report.path}: {report.rows} rows, {report.bad} bad{again}")
     if any(report.bad or not report.rows for report in reports):
@@ -128,9 +130,9 @@ def collate_command(
 
     from gym_adapters.errors import InvalidConfig, UsageError
     from gym_adapters.registry import load_environment
+    from gym_adapters.rollouts.blend import blended
     from gym_adapters.training_data.collation import (
         agent_named,
-        blended,
         checked_rows,
         parsed_weights,
         unique,
@@ -151,7 +153,8 @@ def collate_command(
 
     weights = [each.weight for each in weighted]
     sources = [counted(index) for index in range(len(weighted))]
-    rows = blended(sources, weights, whole=not stop_at_first_end)
+    blend = blended(sources, weights, whole=not stop_at_first_end)
+    rows: Iterator[tuple[Row, str]] = (row for _, row in blend)
     if not keep_duplicates:
         rows = unique(rows)
     if profile is not None:

@@ -142,7 +142,10 @@ def _show(entry: EnvironmentEntry) -> None:
     if example is not None:
         row = orjson.dumps(example.to_row(), option=orjson.OPT_INDENT_2).decode()
         console.print("\n[bold]a row[/]")
-        console.print(Syntax(row, "json", word_wrap=True, background_color="default"))
+        if console.is_terminal:
+            console.print(Syntax(row, "json", word_wrap=True, background_color="default"))
+        else:
+            print(row)  # whole, for a file or a program to read
 
 
 def _schema(schema: dict[str, Any]) -> str:

@@ -52,6 +52,9 @@ def environments_command(
     max_sessions: MaxSessions = 4096,
     idle_timeout: IdleTimeout = 1800.0,
     seed: Seed = 0,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="Tell in /seed_session how to reach the tools over MCP.")
+    ] = False,
 ) -> None:
     """Serve environments as NeMo Gym's resources servers do.
 
@@ -59,7 +62,7 @@ def environments_command(
     """
     from gym_adapters.errors import InvalidConfig
     from gym_adapters.registry import load_environment
-    from gym_adapters.serving.environment_server import environment_app
+    from gym_adapters.serving.environment_app import environment_app
     from gym_adapters.serving.http_server import Listener
     from gym_adapters.serving.sessions import SessionLimits
 
@@ -72,13 +75,54 @@ def environments_command(
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Any]:
-        async with environment_app(entries, configs=configs, sessions=limits, seed=seed) as (
-            app,
-            _,
-        ):
+        async with environment_app(
+            entries, configs=configs, sessions=limits, seed=seed, expose_tools_over_mcp=mcp
+        ) as (app, _):
             yield app
 
     _serve(opened(), listener, ", ".join(names))
+
+
+@serve_app.command("openenv")
+def openenv_command(
+    name: Annotated[str, typer.Argument(metavar="ENV", help="The environment.")],
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE.JSONL",
+            help="Rows that resets take, in turn or by seed; by default the examples.",
+        ),
+    ] = None,
+    settings: Settings = None,
+    max_sessions: MaxSessions = 4096,
+    idle_timeout: IdleTimeout = 1800.0,
+    seed: Seed = 0,
+) -> None:
+    """Serve an environment as OpenEnv does: a WebSocket connection is an attempt."""
+    from gym_adapters.registry import load_environment
+    from gym_adapters.serving.http_server import Listener
+    from gym_adapters.serving.openenv_server import openenv_app
+    from gym_adapters.serving.sessions import SessionLimits
+
+    entry = load_environment(name)
+    options = {
+        "rows": None if rows is None else [task.to_row() for task in entry.read_tasks(rows)],
+        "config": entry.config(settings or ()),
+        "sessions": SessionLimits(max_sessions=max_sessions, idle_timeout=idle_timeout),
+        "seed": seed,
+    }
+    listener = Listener(host, port)
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Any]:
+        async with openenv_app(entry, **options) as (app, _):
+            yield app
+
+    _serve(opened(), listener, f"{name} for OpenEnv", websockets=True)
 
 
 @serve_app.command("agent")
@@ -176,13 +220,15 @@ def _serve(
     opened: AbstractAsyncContextManager[Any],
     listener: Listener,
     what: str,
+    *,
+    websockets: bool = False,
 ) -> None:
     """Serve until a signal comes."""
     from gym_adapters.cli.signals import Stopped, run_until_signal
     from gym_adapters.serving.http_server import serving
 
     async def run() -> None:
-        async with opened as app, serving(app, listener) as address:
+        async with opened as app, serving(app, listener, websockets=websockets) as address:
             print(f"serving {what} at {address} (Ctrl-C ends it)", flush=True)
             await asyncio.Event().wait()
 

@@ -33,6 +33,8 @@ def validate_command(
         print(problem, file=sys.stderr)
     if report.bad > SHOWN:
         print(f"... and {report.bad - SHOWN} more", file=sys.stderr)
+    if not report.rows:
+        print(f"{rows}: there are no rows in it", file=sys.stderr)
     again = f", {report.duplicates} of them repeat an earlier one" if report.duplicates else ""
     print(f"{report.rows} rows, {report.bad} bad{again}")
     if report.bad or not report.rows:

@@ -136,6 +136,19 @@ class VLLMHttpGenerator:
         servers = [await self._server(url) for url in self._urls]
         return min((each.max_context for each in servers if each.max_context), default=None)
 
+    async def served_models(self) -> frozenset[str]:
+        """The names that all servers know just now, those of adapters (LoRA) among them.
+
+        Raises:
+            ModelError: If a server can't be reached.
+        """
+        answers = [await self._asked("GET", f"{url}/v1/models") for url in self._urls]
+        try:
+            known = [{str(each["id"]) for each in answer["data"]} for answer in answers]
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"the list of models can't be read: {answers!r:.300}") from error
+        return frozenset.intersection(*map(frozenset, known))
+
     async def generate(
         self,
         prompt_ids: Sequence[int],

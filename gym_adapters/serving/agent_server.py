@@ -24,8 +24,10 @@ from gym_adapters.rollouts.models import ModelSource
 from gym_adapters.rollouts.row_sampling import RowSampling, Sampling, sampling_of
 from gym_adapters.serving.aggregate import aggregate_metrics
 from gym_adapters.serving.environment_session import http_error, verdict_of
+from gym_adapters.serving.gateway_openapi import agent_paths
 from gym_adapters.serving.http_errors import HttpError, json_object, json_response
 from gym_adapters.serving.http_server import answering, until_disconnected
+from gym_adapters.serving.openapi import add_openapi
 from gym_adapters.serving.token_items import output_with_tokens
 from gym_adapters.task import Task
 
@@ -99,6 +101,7 @@ class AgentServer:
         app.add_route("/run", answering(self._run), methods=["POST"])
         app.add_route("/v1/responses", answering(self._responses), methods=["POST"])
         app.add_route("/aggregate_metrics", answering(_aggregate), methods=["POST"])
+        add_openapi(app, f"Agent: {self.entry.name} with {self._source.name}", agent_paths())
 
     async def _run(self, request: Request) -> Response:
         row = json_object(await request.body())

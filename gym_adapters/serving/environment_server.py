@@ -11,17 +11,14 @@ answers for the row that the session was seeded with alone.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from gym_adapters.environment import EnvironmentConfig
-from gym_adapters.episode import Episode, EpisodeLimits, Step
+from gym_adapters.episode import EpisodeLimits
 from gym_adapters.errors import (
-    EnvironmentFailure,
-    InvalidConfig,
-    InvalidEnvironment,
     InvalidRow,
     Unsupported,
 )
@@ -29,7 +26,6 @@ from gym_adapters.extras import require
 from gym_adapters.items import item_text
 from gym_adapters.registry import EnvironmentEntry
 from gym_adapters.reward import Reward
-from gym_adapters.rollouts.model_judge import open_run_resources
 from gym_adapters.serving.aggregate import aggregate_metrics
 from gym_adapters.serving.environment_answers import step_body, tool_response, verify_body
 from gym_adapters.serving.environment_session import (
@@ -37,14 +33,15 @@ from gym_adapters.serving.environment_session import (
     finish_reason_of,
     output_of,
     replayed,
-    verdict_of,
 )
 from gym_adapters.serving.http_errors import (
     HttpError,
     json_object,
     json_response,
 )
-from gym_adapters.serving.http_server import answering, bare_app, until_disconnected
+from gym_adapters.serving.http_server import answering, until_disconnected
+from gym_adapters.serving.mcp_answers import mcp_answer
+from gym_adapters.serving.served_environment import ServedEnvironment
 from gym_adapters.serving.sessions import SessionLimits, SessionStore
 from gym_adapters.task import Task
 from gym_adapters.tools import error_result
@@ -53,9 +50,10 @@ require("fastapi", "serve", "serving environments")
 
 from fastapi import FastAPI, Request, Response  # noqa: E402 - after the check above
 
-__all__ = ["EnvironmentServer", "environment_app"]
+__all__ = ["EnvironmentServer"]
 
-SESSION_HEADER = "x-nemo-gym-session-token"
+SESSION_HEADER_SHOWN = "X-NeMo-Gym-Session-Token"
+SESSION_HEADER = SESSION_HEADER_SHOWN.lower()
 RESERVED = frozenset(
     {
         "seed_session",
@@ -89,6 +87,8 @@ class EnvironmentServer:
         sessions: Bounds on attempts under way.
         seed: Seed of the environment's random numbers.
         prefix: Path in front of its endpoints, ``""`` or ``/name``.
+        expose_tools_over_mcp: Whether ``/seed_session`` tells how to reach the tools over MCP; they
+            can be reached either way.
     """
 
     def __init__(
@@ -100,32 +100,21 @@ class EnvironmentServer:
         sessions: SessionLimits | None = None,
         seed: int = 0,
         prefix: str = "",
+        expose_tools_over_mcp: bool = False,
     ) -> None:
-        self.entry = entry
-        self.environment = entry.environment
-        self.config = config if config is not None else entry.config()
-        turns = entry.card.budget.max_turns if entry.card is not None else EpisodeLimits().max_turns
-        self.limits = limits if limits is not None else EpisodeLimits(max_turns=turns)
-        self.seed, self.prefix = seed, prefix
+        self.served = ServedEnvironment(
+            entry, config=config, limits=limits, seed=seed, reserved=RESERVED
+        )
+        self.entry, self.environment, self.prefix = entry, entry.environment, prefix
         # A name may be module:Class, and a cookie's name holds no colon.
         self.cookie = re.sub(r"[^\w.-]", "_", f"{self.environment.__name__}___{entry.name}")
         self.sessions: SessionStore[EnvironmentSession] = SessionStore(_close, limits=sessions)
+        self._tells_mcp = expose_tools_over_mcp
         self._stack = AsyncExitStack()
-        self._resources: Any = None
 
     async def __aenter__(self) -> EnvironmentServer:
-        reserved = RESERVED & self.environment.class_tools.keys()
-        if reserved:
-            raise InvalidEnvironment(_reserved_message(self.entry.name, sorted(reserved)))
-        if self.environment.capabilities().compares:
-            raise Unsupported(
-                f"{self.entry.name} rewards attempts by comparing a group, and a server sees one "
-                "attempt at a time"
-            )
         async with AsyncExitStack() as stack:
-            self._resources = await stack.enter_async_context(
-                open_run_resources(self.environment, self.config)
-            )
+            await stack.enter_async_context(self.served)
             await stack.enter_async_context(self.sessions)
             self._stack = stack.pop_all()
         return self
@@ -142,6 +131,7 @@ class EnvironmentServer:
             "reset": self._reset,
             "step": self._step,
             "close": self._close_session,
+            "mcp": self._mcp,
         }
         for path, handler in posts.items():
             app.add_route(f"{self.prefix}/{path}", answering(handler), methods=["POST"])
@@ -166,6 +156,13 @@ class EnvironmentServer:
         if can.own_prompt or can.own_tools:
             # What the model is to read and call is not what the row says.
             told = {"obs": list(session.episode.prompt), "tools": session.episode.tools}
+        if self._tells_mcp:
+            told["mcp"] = {
+                "server_name": self.entry.name,
+                "url_path": f"{self.prefix}/mcp",
+                "transport": "http",
+                "headers": {SESSION_HEADER_SHOWN: name},
+            }
         return self._with_cookie(json_response(told), name)
 
     async def _tool(self, request: Request) -> Response:
@@ -260,6 +257,17 @@ class EnvironmentServer:
         closed = name is not None and await self.sessions.close(name)
         return json_response({"closed": closed})
 
+    async def _mcp(self, request: Request) -> Response:
+        # The cookie is not enough: with it, an agent posts here what its model took for a tool.
+        name = request.headers.get(SESSION_HEADER)
+        if name is None:
+            return await self._tool(request)
+        async with self.sessions.using(name) as session:
+            if session.style != "tools":
+                raise HttpError(404, "unknown_session", "the session is driven by /step")
+            answer = await mcp_answer(await request.body(), session, self.entry.name)
+        return Response(status_code=202) if answer is None else json_response(answer)
+
     # What they share.
 
     def _session_name(self, request: Request) -> str | None:
@@ -282,9 +290,6 @@ class EnvironmentServer:
         response.headers[SESSION_HEADER] = name
         return response
 
-    def _task(self, row: Mapping[str, Any]) -> Task:
-        return self.environment.task_type.from_row(row)
-
     def _verified(self, body: Mapping[str, Any]) -> _Verified:
         row = {key: value for key, value in body.items() if key not in VERDICT_KEYS}
         response = body.get("response")
@@ -293,49 +298,31 @@ class EnvironmentServer:
                 "there is no response.", field="response", fix="give the model's response."
             )
         output_of(response)
-        return _Verified(self._task(row), response)
+        return _Verified(self.served.task(row), response)
 
     async def _open(
         self, request: Request, row: Mapping[str, Any], style: Any
     ) -> tuple[str, EnvironmentSession]:
         await self.sessions.make_room()
-        session = EnvironmentSession(self._episode(self._task(row), row), style)
+        episode = self.served.episode(
+            self.served.task(row), rollout_index=row.get("_ng_rollout_index")
+        )
+        session = EnvironmentSession(episode, style)
         added = False
         try:
-            await until_disconnected(request, self._start(session.episode))
+            await until_disconnected(request, self.served.start(episode))
             name = self.sessions.add(session)
             added = True
             return name, session
         finally:
             if not added:
-                await session.episode.close()
-
-    def _episode(self, task: Task, row: Mapping[str, Any]) -> Episode:
-        index = row.get("_ng_rollout_index")
-        return Episode(
-            self.environment,
-            task,
-            config=self.config,
-            resources=self._resources,
-            seed=self.seed,
-            rollout_index=index if isinstance(index, int) else 0,
-            limits=self.limits,
-        )
-
-    async def _start(self, episode: Episode) -> Step:
-        step = await episode.start()
-        if step.outcome is not None:
-            verdict_of(step.outcome)
-            raise EnvironmentFailure(f"{self.entry.name} ended the episode before its first turn")
-        reserved = sorted(RESERVED & {tool["name"] for tool in episode.tools})
-        if reserved:
-            raise InvalidEnvironment(_reserved_message(self.entry.name, reserved))
-        return step
+                await episode.close()
 
     async def _verdict_by_replay(self, asked: _Verified) -> Reward:
         """Without a session: a fresh attempt, in which the recorded tool calls are run again."""
-        async with self._episode(asked.task, asked.task.to_row()) as episode:
-            await self._start(episode)
+        index = asked.task.to_row().get("_ng_rollout_index")
+        async with self.served.episode(asked.task, rollout_index=index) as episode:
+            await self.served.start(episode)
             await replayed(episode, output_of(asked.response))
             return await EnvironmentSession(episode, "tools").verify(asked.response)
 
@@ -355,57 +342,3 @@ def _row_key(task: Task) -> tuple[dict[str, Any], list[tuple[object, str]]]:
         if not key.startswith("_ng_") and key not in ("responses_create_params", "agent_ref")
     }
     return fields, [(item.get("role"), item_text(item)) for item in task.input]
-
-
-def _reserved_message(name: str, tools: Sequence[str]) -> str:
-    return (
-        f"{name} can't be served: its tools {', '.join(tools)} have the names of endpoints. "
-        "Give them other names: @tool(name=...)"
-    )
-
-
-@asynccontextmanager
-async def environment_app(
-    entries: Sequence[EnvironmentEntry],
-    *,
-    configs: Mapping[str, EnvironmentConfig] | None = None,
-    limits: EpisodeLimits | None = None,
-    sessions: SessionLimits | None = None,
-    seed: int = 0,
-) -> AsyncIterator[tuple[FastAPI, list[EnvironmentServer]]]:
-    """The application that serves `entries`, with their resources open.
-
-    A single environment answers at the root, as NeMo Gym's servers do; of several, each answers
-    below ``/<name>``.
-
-    Args:
-        entries: The environments.
-        configs: Settings by name; by default the cards'.
-        limits: Turns and times of an attempt.
-        sessions: Bounds on attempts under way, for each environment.
-        seed: Seed of the environments' random numbers.
-
-    Yields:
-        The application, and the servers behind it.
-
-    Raises:
-        InvalidConfig: If two have one name, or there are none.
-    """
-    names = [entry.name for entry in entries]
-    if not entries or len(set(names)) < len(names):
-        raise InvalidConfig(f"give each environment once, not: {', '.join(names) or 'none'}")
-    app = bare_app()
-    servers: list[EnvironmentServer] = []
-    async with AsyncExitStack() as stack:
-        for entry in entries:
-            server = EnvironmentServer(
-                entry,
-                config=(configs or {}).get(entry.name),
-                limits=limits,
-                sessions=sessions,
-                seed=seed,
-                prefix=f"/{entry.name}" if len(entries) > 1 else "",
-            )
-            servers.append(await stack.enter_async_context(server))
-            server.add_routes(app)
-        yield app, servers

@@ -19,6 +19,7 @@ from gym_adapters.generation.chat import ChatModel
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.generation.token_chat import TokenChatModel
 from gym_adapters.serving.captured import CapturedConversation
+from gym_adapters.serving.gateway_openapi import gateway_paths
 from gym_adapters.serving.gateway_session import CapturedSession, GatewaySession
 from gym_adapters.serving.http_errors import HttpError, json_object, json_response
 from gym_adapters.serving.http_server import (
@@ -37,6 +38,7 @@ from gym_adapters.serving.openai_answers import (
     response_object,
 )
 from gym_adapters.serving.openai_requests import ModelRequest, chat_request, responses_request
+from gym_adapters.serving.openapi import add_openapi
 from gym_adapters.serving.sessions import SessionLimits, SessionStore
 from gym_adapters.tools import error_result
 
@@ -79,6 +81,7 @@ class Gateway:
         self._on_finished = on_finished
         self._fixed, self._max_turns = fixed, max_turns
         self.sessions: SessionStore[GatewaySession] = SessionStore(self._end, limits=limits)
+        self._told: set[str] = set()
         self.address = ""
         self.api_key = "none"
 
@@ -143,6 +146,7 @@ class Gateway:
         tool, finish = answering(self._tool), answering(self._finish)
         app.add_route("/sessions/{session}/tools/{tool}", tool, methods=["POST"])
         app.add_route("/sessions/{session}/finish", finish, methods=["POST"])
+        add_openapi(app, "Model gateway", gateway_paths())
 
     async def _models(self, request: Request) -> Response:
         name = self._model.name if self._model is not None else "policy"
@@ -153,6 +157,7 @@ class Gateway:
         body = json_object(await request.body())
         async with self._using(request) as session:
             asked = chat_request(body, session.fixed)
+            self._tell(asked)
             answer = await _answered(request, session, asked)
         if asked.stream:
             return _stream(chat_events(answer, usage=asked.stream_usage))
@@ -162,10 +167,21 @@ class Gateway:
         body = json_object(await request.body())
         async with self._using(request) as session:
             asked = responses_request(body, session.fixed)
+            self._tell(asked)
             answer = await _answered(request, session, asked)
         if asked.stream:
             return _stream(response_events(answer))
         return json_response(response_object(answer))
+
+    def _tell(self, asked: ModelRequest) -> None:
+        """Say once of each setting that agents ask for it in vain."""
+        new = [name for name in asked.overridden if name not in self._told]
+        if new:
+            self._told.update(new)
+            log.warning(
+                "an agent asks for its own %s; the policy's settings win. Told once.",
+                " and ".join(new),
+            )
 
     async def _tool(self, request: Request) -> Response:
         async with self.sessions.using(request.path_params["session"]) as session:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gym_adapters.agents.remote_agent import ToolCaller
@@ -31,6 +31,7 @@ class CapturedSession:
         segments: Exact tokens, one training sample each.
         usage: Tokens read and sampled, and model calls.
         expired: Whether nobody ended it.
+        overridden: Sampling settings that the agent asked for and did not get.
     """
 
     name: str
@@ -39,6 +40,7 @@ class CapturedSession:
     segments: tuple[Segment, ...]
     usage: TokenUsage
     expired: bool = False
+    overridden: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As one JSON-serialisable object."""
@@ -53,6 +55,7 @@ class CapturedSession:
                 "turns": self.usage.turns,
             },
             "expired": self.expired,
+            "overridden": list(self.overridden),
         }
 
 
@@ -68,6 +71,8 @@ class GatewaySession:
         fixed: Sampling that wins over what the agent asks for; ``None`` takes the agent's.
         max_turns: Most model calls; ``None`` for any number.
         call_tool: Runs the environment's tools, where there are any.
+        failure: The last call's.
+        overridden: Sampling settings that the agent asked for and did not get.
     """
 
     name: str
@@ -78,6 +83,7 @@ class GatewaySession:
     max_turns: int | None = None
     call_tool: ToolCaller | None = None
     failure: Exception | None = None
+    overridden: set[str] = field(default_factory=set)
     _stopped: StopReason | None = None
     _begun: int = 0
 
@@ -124,6 +130,7 @@ class GatewaySession:
         Raises:
             HttpError: If there is none to be had.
         """
+        self.overridden.update(asked.overridden)
         if repeated:
             answered = self.conversation.answered(asked.items, asked.tools)
             if answered is not None:
@@ -159,4 +166,5 @@ class GatewaySession:
             tuple(said.segments),
             self.usage,
             expired,
+            tuple(sorted(self.overridden)),
         )

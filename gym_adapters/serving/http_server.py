@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from gym_adapters.errors import InvalidConfig
 from gym_adapters.extras import require
@@ -98,8 +99,16 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _is_local(origin: bytes) -> bool:
+    try:
+        host = urlsplit(origin.decode("latin-1")).hostname
+    except ValueError:
+        return False
+    return host is not None and _is_loopback(host)
+
+
 class Guard:
-    """Wraps an ASGI application: token, size and time of bodies, and the access log.
+    """Wraps an ASGI application: token, origin, size and time of bodies, and the access log.
 
     The log (logger ``gym_adapters.serving.access``) has method, path, status, milliseconds and
     bytes as fields of each record. Bodies, headers and the names of sessions are never logged.
@@ -118,7 +127,10 @@ class Guard:
         self._limits = limits if limits is not None else HttpLimits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """One request, or one WebSocket connection."""
+        if scope["type"] == "websocket":
+            await self._connect(scope, receive, send)
+            return
         if scope["type"] != "http":
             return
         began = time.perf_counter()
@@ -132,6 +144,7 @@ class Guard:
 
         try:
             self._check_token(scope)
+            self._check_origin(scope)
             body = await self._body(scope, receive)
             if body is None:
                 return
@@ -143,8 +156,23 @@ class Guard:
             taken = (time.perf_counter() - began) * 1000
             _log_access(scope, record, taken)
 
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        record = {"status": 101, "bytes_out": 0, "bytes_in": 0}
+        try:
+            self._check_token(scope)
+            self._check_origin(scope)
+            await self._app(scope, receive, send)
+        except HttpError as error:
+            # Before it is accepted, a connection that is closed is answered with 403.
+            record["status"] = 403
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": error.kind})
+        finally:
+            _log_access({**scope, "method": "WS"}, record, (time.perf_counter() - began) * 1000)
+
     def _check_token(self, scope: Scope) -> None:
-        if self._expected is None or (scope["method"] == "GET" and scope["path"] == "/"):
+        if self._expected is None or (scope.get("method") == "GET" and scope["path"] == "/"):
             return
         given = next((v for k, v in scope["headers"] if k == b"authorization"), b"")
         if not hmac.compare_digest(given, self._expected):
@@ -153,6 +181,17 @@ class Guard:
                 "unauthorized",
                 "send the server's token as Authorization: Bearer ...",
                 headers={"www-authenticate": "Bearer", "connection": "close"},
+            )
+
+    def _check_origin(self, scope: Scope) -> None:
+        """Without a token, pages of other sites must not reach what only this machine can."""
+        origin = next((v for k, v in scope["headers"] if k == b"origin"), None)
+        if self._expected is None and origin is not None and not _is_local(origin):
+            raise HttpError(
+                403,
+                "foreign_origin",
+                f"pages from elsewhere are served with a token only: set {TOKEN_VARIABLE}",
+                headers={"connection": "close"},
             )
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
@@ -303,14 +342,25 @@ def _bound(listener: Listener) -> socket.socket:
 
 @asynccontextmanager
 async def serving(
-    app: AsgiApp, listener: Listener | None = None, *, limits: HttpLimits | None = None
+    app: AsgiApp,
+    listener: Listener | None = None,
+    *,
+    limits: HttpLimits | None = None,
+    websockets: bool = False,
 ) -> AsyncIterator[str]:
     """Serve `app` while the block runs; yields its address, ``http://host:port``.
+
+    Args:
+        app: What to serve.
+        listener: Where; by default a free port of this machine.
+        limits: Bounds on one request.
+        websockets: Whether it takes WebSocket connections, too.
 
     Raises:
         InvalidConfig: If nothing can listen there.
     """
     listener = listener if listener is not None else Listener()
+    limits = limits if limits is not None else HttpLimits()
     guarded = Guard(app, token=listener.token, limits=limits)
     try:
         bound = _bound(listener)
@@ -320,7 +370,8 @@ async def serving(
         config = uvicorn.Config(
             guarded,
             lifespan="off",
-            ws="none",
+            ws="websockets-sansio" if websockets else "none",
+            ws_max_size=limits.max_body,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -37,6 +37,7 @@ class ModelRequest:
         stream: Whether the answer comes in events.
         stream_usage: Whether those tell the usage at the end.
         model: The name that the client asked for.
+        overridden: Settings that the client asked for, and that the policy's own win over.
     """
 
     items: list[Item]
@@ -45,6 +46,7 @@ class ModelRequest:
     stream: bool
     stream_usage: bool
     model: str
+    overridden: tuple[str, ...] = ()
 
 
 def refused(field: str, problem: str) -> HttpError:
@@ -80,6 +82,7 @@ def chat_request(body: Mapping[str, Any], fixed: SamplingParams | None) -> Model
         stream=body.get("stream") is True,
         stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
         model=str(body.get("model") or ""),
+        overridden=_overridden(body, fixed),
     )
 
 
@@ -118,6 +121,7 @@ def responses_request(body: Mapping[str, Any], fixed: SamplingParams | None) -> 
         stream=body.get("stream") is True,
         stream_usage=True,
         model=str(body.get("model") or ""),
+        overridden=_overridden(body, fixed),
     )
 
 
@@ -242,6 +246,28 @@ def _sampling(
         stop=tuple(stops),
         seed=None if seed is None else int(seed),
     )
+
+
+def _overridden(body: Mapping[str, Any], fixed: SamplingParams | None) -> tuple[str, ...]:
+    """Names of the settings that `body` asks for, and that are not the fixed ones."""
+    if fixed is None:
+        return ()
+    own: dict[str, Any] = {
+        "temperature": fixed.temperature,
+        "top_p": fixed.top_p,
+        "top_k": fixed.top_k,
+        "seed": fixed.seed,
+        "stop": list(fixed.stop),
+        "min_p": fixed.extras.get("min_p", 0.0),
+        "repetition_penalty": fixed.extras.get("repetition_penalty", 1.0),
+        "frequency_penalty": fixed.extras.get("frequency_penalty", 0.0),
+        "presence_penalty": fixed.extras.get("presence_penalty", 0.0),
+        "logit_bias": {},
+    }
+    asked = {key: body[key] for key in own if body.get(key) is not None}
+    if isinstance(asked.get("stop"), str):
+        asked["stop"] = [asked["stop"]]
+    return tuple(key for key, value in asked.items() if value != own[key])
 
 
 def _number(body: Mapping[str, Any], key: str, least: float | None) -> float | None:

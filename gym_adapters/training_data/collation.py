@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from gym_adapters.errors import InvalidConfig, InvalidRow
 from gym_adapters.registry import EnvironmentEntry
@@ -13,9 +12,7 @@ from gym_adapters.task import Task
 from gym_adapters.training_data.id_set import IdSet
 from gym_adapters.training_data.rows import Row, numbered_rows, row_problems
 
-__all__ = ["WeightedFile", "agent_named", "blended", "checked_rows", "parsed_weights", "unique"]
-
-T = TypeVar("T")
+__all__ = ["WeightedFile", "agent_named", "checked_rows", "parsed_weights", "unique"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,38 +42,6 @@ def parsed_weights(texts: Sequence[str]) -> list[WeightedFile]:
         if not 0.0 < files[-1].weight < float("inf"):
             raise InvalidConfig(f"the weight of {path} must be above 0, not {weight}")
     return files
-
-
-def blended(
-    sources: Sequence[Iterable[T]], weights: Sequence[float], *, whole: bool = True
-) -> Iterator[T]:
-    """The items of several sources, each drawn from in proportion to its weight, evenly spread.
-
-    No chance is involved: the next source is the one that is furthest behind its share (smooth
-    weighted round robin), the first of them on a tie.
-
-    Args:
-        sources: What to blend; read lazily.
-        weights: One a source, above 0.
-        whole: When a source ends go on with the others; else end there, and keep the proportions.
-    """
-    iterators = [iter(source) for source in sources]
-    shares = list(weights)
-    credit = [0.0] * len(iterators)
-    while iterators:
-        for index, share in enumerate(shares):
-            credit[index] += share
-        chosen = max(range(len(credit)), key=credit.__getitem__)
-        credit[chosen] -= sum(shares)
-        try:
-            item = next(iterators[chosen])
-        except StopIteration:
-            if not whole:
-                return
-            del iterators[chosen], shares[chosen]
-            credit = [0.0] * len(iterators)
-            continue
-        yield item
 
 
 def checked_rows(path: Path, entry: EnvironmentEntry | None = None) -> Iterator[tuple[Row, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from gym_adapters.rollout import Rollout
-from gym_adapters.rollouts.run_folder import recorded_thresholds
+from gym_adapters.rollouts.recorded import recorded_thresholds
 
 __all__ = ["ROUNDING", "PassMark"]
 

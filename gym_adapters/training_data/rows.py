@@ -8,14 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import orjson
 from pydantic import ValidationError
 
 from gym_adapters.errors import InvalidConfig, InvalidRow
 from gym_adapters.extras import require
 from gym_adapters.items import check_items
 from gym_adapters.registry import EnvironmentEntry
-from gym_adapters.task import Task, check_params
+from gym_adapters.task import Task, check_params, json_row
 from gym_adapters.training_data.id_set import IdSet
 
 __all__ = ["FileReport", "Row", "numbered_rows", "row_problems", "task_rows", "validate_file"]
@@ -196,17 +195,10 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Row | InvalidRow]]:
 
 
 def _parsed(line: bytes | str, source: str, number: int) -> Row | InvalidRow:
-    fix = "write one JSON object a line."
     try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        return InvalidRow(f"not valid JSON: {error}.", fix=fix, source=source, line=number)
-    if isinstance(row, dict):
-        return row
-    kind = type(row).__name__
-    return InvalidRow(
-        f"a row must be a JSON object, not {kind}.", fix=fix, source=source, line=number
-    )
+        return json_row(line if isinstance(line, bytes) else line.encode())
+    except InvalidRow as error:
+        return error.at(source, number)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Row | InvalidRow]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
@@ -13,8 +14,9 @@ from gym_adapters.errors import InvalidConfig, InvalidRow, JudgeError, RolloutEr
 from gym_adapters.items import check_items, input_items
 from gym_adapters.reward import Outcome, Reward, StopReason
 from gym_adapters.rollout import Provenance, Rollout, TokenUsage
+from gym_adapters.rollouts.compressed import is_compressed, open_seekable, open_stored, stored
 from gym_adapters.rollouts.manifest import Manifest
-from gym_adapters.rollouts.run_folder import FAILURES, MANIFEST, ROLLOUTS
+from gym_adapters.rollouts.recorded import FAILURES, MANIFEST, ROLLOUTS
 from gym_adapters.segment import Segment
 
 __all__ = ["Place", "StoredRollouts", "nemo_gym_rollout"]
@@ -52,9 +54,10 @@ class StoredRollouts:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest: Manifest | None = None
+        self._unpacked: dict[Path, BinaryIO] = {}
         if path.is_dir():
             self.manifest = Manifest.read(path / MANIFEST)
-            self._files: Sequence[Path] = (path / ROLLOUTS, path / FAILURES)
+            self._files: Sequence[Path] = (stored(path / ROLLOUTS), stored(path / FAILURES))
         elif path.is_file():
             self._files = (path,)
         else:
@@ -86,18 +89,25 @@ class StoredRollouts:
 
     def at(self, places: Sequence[Place]) -> list[Rollout]:
         """The rollouts at some places."""
-        found = []
-        for place in places:
-            with self._files[place.file].open("rb") as file:
+        return [self._rollout(self._line(place), place) for place in places]
+
+    def _line(self, place: Place) -> bytes:
+        path = self._files[place.file]
+        if not is_compressed(path):
+            with path.open("rb") as file:
                 file.seek(place.offset)
-                found.append(self._rollout(file.readline(), place))
-        return found
+                return file.readline()
+        if path not in self._unpacked:
+            unpacked = self._unpacked[path] = open_seekable(path)
+            weakref.finalize(self, unpacked.close)
+        self._unpacked[path].seek(place.offset)
+        return self._unpacked[path].readline()
 
     def _lines(self, number: int) -> Iterator[tuple[Place, Rollout]]:
         if not self._files[number].exists():
             return
         offset = 0
-        with self._files[number].open("rb") as file:
+        with open_stored(self._files[number]) as file:
             for line_number, line in enumerate(file, start=1):
                 if line.strip():
                     place = Place(number, offset, line_number)

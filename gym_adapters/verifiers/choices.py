@@ -35,6 +35,7 @@ _BOX_LABEL = re.compile(r"\s*+([A-Z])\s*+[:).\-]")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|rm|bf)\s*+\{")
 _ANSWER = re.compile(r"answer\s*+:", re.IGNORECASE)
 _ANSWER_MARKDOWN = re.compile(r"answer[*_]{0,2}+\s*+:[*_\s]{0,2}+", re.IGNORECASE)
+_ASCII_LETTER = re.compile(r"[A-Za-z]")
 _LONE_LETTER = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])")
 _LONE_CAPITAL = re.compile(r"\b[A-Z]\b")
 _LEADING_LETTER = re.compile(r"[A-Za-z](?![A-Za-z0-9])")
@@ -50,9 +51,10 @@ _SEPARATORS = frozenset("/|&,;")
 
 def choice(text: str, options: Options, mode: GradingMode) -> str | None:
     """The capital letter of the option that `text` gives; ``None`` where it gives none of them."""
-    texts = _texts_by_letter(options)
     if mode == "strict_single_letter_boxed":
-        return _boxed_letter(text, texts)
+        letter = _capital_in_box(text)
+        return letter if letter is not None and _is_option(letter, options) else None
+    texts = _texts_by_letter(options)
     if mode == "lenient_boxed":
         return _boxed_letter(text, texts) or _boxed_option(text, texts)
     if mode == "lenient_answer_colon":
@@ -113,19 +115,25 @@ def _unwrapped(text: str) -> str:
     return inner[start:end]
 
 
-def _boxed_letter(text: str, letters: Collection[str]) -> str | None:
+def _is_option(letter: str, options: Options) -> bool:
+    """Whether `letter`, a capital, is in `_texts_by_letter`; costs no look at the texts."""
+    return any(letter in option or letter.lower() in option for option in options)
+
+
+def _capital_in_box(text: str) -> str | None:
     box = last_boxed(text)
     if box is None:
         return None
     inner = _unwrapped(box)
-    ascii_letters = [char for char in inner if char.isascii() and char.isalpha()]
-    label = _BOX_LABEL.match(inner)
+    ascii_letters: list[str] = _ASCII_LETTER.findall(inner)
     if len(ascii_letters) == 1 and ascii_letters[0].isupper():
-        letter = ascii_letters[0]
-    elif label:
-        letter = label[1]
-    else:
-        return None
+        return ascii_letters[0]
+    label = _BOX_LABEL.match(inner)
+    return str(label[1]) if label else None
+
+
+def _boxed_letter(text: str, letters: Collection[str]) -> str | None:
+    letter = _capital_in_box(text)
     return letter if letter in letters else None
 
 

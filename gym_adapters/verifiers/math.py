@@ -53,6 +53,8 @@ _READABLE = re.compile(r"[\d$\\]")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}\\]*+)\}")
 _SHORT_FRACTION = re.compile(r"\\frac ?([0-9]) ?([0-9])")
 _GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})++(?:\.[0-9]++)?")
+# "1,234" in a list may be one number or two.
+_MAYBE_GROUPED = re.compile(r"[0-9],[0-9]{3}(?![0-9])")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)")
 _FRACTION = re.compile(r"([-+]?)\\frac\{([-+]?[0-9]++)\}\{([-+]?[0-9]++)\}")
 _SLASHED = re.compile(r"([-+]?[0-9]++)/([0-9]++)")
@@ -108,7 +110,8 @@ def same_value(expected: str, answer: str) -> bool | None:
 
     The answer is what stands in its one ``\boxed{...}``, or all of it without one. Equal are: the
     same text but for idle space, delimiters and ``\left``; equal whole numbers, decimals and
-    fractions; tuples, intervals and sets whose parts are equal. Different are whole numbers only.
+    fractions; tuples, intervals and sets whose parts are equal. Different are only whole numbers
+    and fractions of them, and tuples or sets of those: decimals are rounded before they differ.
     """
     contents = list(dict.fromkeys(_normal(content) for content in boxed(answer)))
     if len(contents) > 1 or len(expected) > LONGEST_EXPRESSION:
@@ -119,8 +122,10 @@ def same_value(expected: str, answer: str) -> bool | None:
         return None
     if _equal(wanted, found):
         return True
-    # A whole number with a sign is never equal to another one, whatever algebra says.
-    return False if _is_whole(wanted) and _is_whole(found) else None
+    if _is_whole(wanted) and _is_whole(found):
+        return False
+    # Of a list outside a box, math-verify may read the last number only.
+    return False if contents and _surely_differ(wanted, found) else None
 
 
 def _normal(expression: str) -> str:
@@ -133,8 +138,40 @@ def _normal(expression: str) -> str:
     return text.rstrip(".").strip()
 
 
+def _surely_differ(one: str, other: str) -> bool:
+    r"""Whether no algebra can find equal what `_equal` did not: exact numbers, or lists of them.
+
+    Lists are told apart only where brackets agree: some read ``(1,2)`` and ``\{1,2\}`` alike.
+    """
+    exact, other_exact = _is_exact(one), _is_exact(other)
+    if exact and other_exact:
+        return True
+    listed, other_listed = _is_exact_list(one), _is_exact_list(other)
+    if listed and other_listed:
+        return one[0] == other[0] and one[-1] == other[-1]
+    return (exact and other_listed) or (listed and other_exact)
+
+
+def _is_exact(text: str) -> bool:
+    """Whether `text` is a whole number, or a fraction of two: nothing that is ever rounded."""
+    return "." not in text and "," not in text and _number(text) is not None
+
+
 def _is_whole(text: str) -> bool:
     return text.removeprefix("-").isdecimal() and text.isascii()
+
+
+def _is_exact_list(text: str) -> bool:
+    r"""Whether `text` is ``(...)`` or ``\{...\}`` around at least two different exact numbers."""
+    if not text.startswith(("(", r"\{")) or _MAYBE_GROUPED.search(text):
+        return False
+    parts = _parts(text)
+    return (
+        parts is not None
+        and text.endswith((")", r"\}"))
+        and len(set(map(_key, parts))) > 1
+        and all(map(_is_exact, parts))
+    )
 
 
 def _equal(one: str, other: str) -> bool:

@@ -14,7 +14,12 @@ from gym_adapters.adapters.capabilities import (
     refuse_unsupported,
 )
 
-TRL = (Adapter.TRL_ROLLOUT, Adapter.TRL_ENVIRONMENT_FACTORY, Adapter.TRL_REWARD)
+TRL = (
+    Adapter.TRL_ROLLOUT,
+    Adapter.TRL_ASYNC,
+    Adapter.TRL_ENVIRONMENT_FACTORY,
+    Adapter.TRL_REWARD,
+)
 
 
 class Plain(Environment[Task]):
@@ -39,7 +44,7 @@ class OwnTools(Plain):
 
 class Compares(Plain):
     @classmethod
-    async def compare(cls, rollouts):  # type: ignore[no-untyped-def]
+    async def compare(cls, rollouts, **_):  # type: ignore[no-untyped-def]
         return [1.0 for _ in rollouts]
 
 

@@ -14,6 +14,7 @@ from gym_adapters import (
     Environment,
     Episode,
     EpisodeLimits,
+    MissingExtra,
     ModelError,
     OutcomeStatus,
     Rollout,
@@ -337,3 +338,25 @@ async def test_each_turn_is_asked_for_with_the_constraint_of_its_moment() -> Non
 
     assert [call.constraint for call in model.calls] == [None, {"regex": "[ab]"}, None]
     assert rollout.outcome.status is OutcomeStatus.SCORED
+
+
+@pytest.mark.parametrize("where", ["open", "respond"])
+async def test_what_a_model_refuses_is_told_as_the_models_and_by_its_own_name(where: str) -> None:
+    class Refusing(ScriptedChatModel):
+        def open(self, **options: Any) -> Any:
+            if where == "open":
+                raise MissingExtra("vllm", package="vllm", needed_for="this model")
+            session = super().open(**options)
+
+            async def respond(*_: Any, **__: Any) -> ModelTurn:
+                raise MissingExtra("vllm", package="vllm", needed_for="this model")
+
+            session.respond = respond  # type: ignore[method-assign]
+            return session
+
+    task = Task.from_row({"responses_create_params": {"input": "Add."}})
+    rollout = await ToolAgent().run(Episode(Adder, task), Refusing([[assistant_message("no")]]))
+    failure = rollout.outcome.failure
+    assert failure is not None
+    assert (failure.boundary, failure.error) == (Boundary.MODEL, "MissingExtra")
+    assert "gym-adapters[vllm]" in failure.message

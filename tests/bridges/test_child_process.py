@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from typing import Any
 
@@ -125,6 +127,31 @@ async def test_a_child_that_dies_says_why_and_is_started_again() -> None:
         last = await attempt(child, settings, DONE)
         assert "died 2 times" in last.outcome.failure.message
         assert child.starts == 2
+
+
+async def test_a_child_killed_with_sigkill_takes_its_attempts_and_nothing_stays() -> None:
+    settings = config(max_restarts=5)
+    async with open_episode_resources(ChildEnvironment, settings) as child:
+        await attempt(child, settings, DONE)
+        files = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            hanging = [
+                asyncio.create_task(attempt(child, settings, add(how="hang"))) for _ in range(20)
+            ]
+            async with asyncio.timeout(20):
+                while len(child._waiting) < 20:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            os.kill(child._process.pid, signal.SIGKILL)
+            async with asyncio.timeout(20):
+                dead = await asyncio.gather(*hanging)
+            assert [each.outcome.failure is not None for each in dead] == [True] * 20
+            assert (await attempt(child, settings, DONE, first=7)).outcome.reward.value == 7.0
+            assert not child._waiting
+            assert len(os.listdir("/proc/self/fd")) == files
+        assert child.starts == 4
+        process = child._process
+    assert process.returncode is not None
 
 
 async def test_a_child_that_does_not_answer_is_a_timeout() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -8,12 +9,13 @@ import pytest
 gymnasium = pytest.importorskip("gymnasium", reason="needs gymnasium")
 
 from gym_adapters import Environment, Episode, InvalidRow, Task, Transcript, tool  # noqa: E402
+from gym_adapters.bridges.gymnasium_codecs import DiscreteCodec  # noqa: E402
 from gym_adapters.bridges.gymnasium_envs import (  # noqa: E402
-    DiscreteCodec,
     GymnasiumEnvironment,
     TextEnv,
     from_gymnasium,
 )
+from gym_adapters.bridges.gymnasium_stepping import StepsTogether  # noqa: E402
 from gym_adapters.items import assistant_message  # noqa: E402
 from gym_adapters.rollouts import collect  # noqa: E402
 from gym_adapters.testing import ScriptedChatModel  # noqa: E402
@@ -102,6 +104,39 @@ async def test_collect_runs_it() -> None:
     rollouts = [rollout async for rollout in collect(WALK, [task], model, num_repeats=3)]
     assert len({rollout.reward for rollout in rollouts}) == 1
     assert rollouts[0].reward is not None
+    assert Corridor.live == 0
+
+
+async def test_a_codec_is_derived_from_the_spaces() -> None:
+    walk = from_gymnasium(Corridor, name="derived")
+    assert Corridor.live == 0
+    model = ScriptedChatModel(["1"] * 4)
+    task = walk.task_type.from_row(row(seed=1))
+    (rollout,) = [rollout async for rollout in collect(walk, [task], model)]
+    assert rollout.prompt[1]["content"].startswith("Answer with one of: 0, 1.")
+    assert rollout.reward is not None
+
+
+async def test_steps_taken_together_give_what_steps_alone_give() -> None:
+    walk = from_gymnasium(Corridor, CODEC, name="together", vectorised=True)
+
+    async def played(message: str, steps: StepsTogether) -> Episode:
+        task = walk.task_type.from_row(row(seed=1))
+        async with Episode(walk, task, resources=steps) as episode:
+            step = await episode.start()
+            while not step.done:
+                step = await episode.advance([assistant_message(message)])
+        return episode
+
+    async with walk.open_resources(walk.Config()) as steps:
+        many = await asyncio.gather(
+            *(played("left" if n == 3 else "right", steps) for n in range(40))
+        )
+    alone = await play(*["right"] * 4)
+    assert "into the wall" in many.pop(3).outcome.failure.message
+    assert {each.outcome.reward.value for each in many} == {alone.outcome.reward.value}
+    # Making, resetting, at most 4 steps and closing, each of all attempts at once.
+    assert steps.rounds < 40
     assert Corridor.live == 0
 
 

@@ -28,7 +28,7 @@ from gym_adapters.episode import open_episode_resources
 from gym_adapters.errors import InvalidConfig
 from gym_adapters.items import assistant_message, function_call, reasoning
 from gym_adapters.rollouts import collect
-from gym_adapters.serving.environment_server import environment_app
+from gym_adapters.serving.environment_app import environment_app
 from gym_adapters.serving.http_server import Listener, serving
 from gym_adapters.testing import ScriptedChatModel
 

@@ -349,6 +349,19 @@ async def test_no_attempt_changes_its_task(name: str) -> None:
 
 @every_environment
 async def test_concurrent_episodes_share_nothing_and_are_all_closed(name: str) -> None:
+    await run_at_once(name, CONCURRENT_EPISODES.get(name, DEFAULT_CONCURRENT_EPISODES))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("name", "count"), [("code_debugging", 250), ("code_gen", 1000), ("swe", 60)]
+)
+async def test_many_more_episodes_that_start_processes_share_nothing(name: str, count: int) -> None:
+    await run_at_once(name, count)
+
+
+async def run_at_once(name: str, count: int) -> None:
     entry = loaded(name)
     closed: list[Environment[Any]] = []
 
@@ -375,7 +388,6 @@ async def test_concurrent_episodes_share_nothing_and_are_all_closed(name: str) -
         return reward_of(episode).value
 
     tasks = examples(entry)
-    count = CONCURRENT_EPISODES.get(name, DEFAULT_CONCURRENT_EPISODES)
     async with opened(entry) as setup:
         perfect = [index % 2 == 0 for index in range(count)]
         rewards = await asyncio.gather(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context
+from types import ModuleType
 
 import pytest
 from gym_adapters.environments.preference.environment import (
@@ -30,9 +34,11 @@ from gym_adapters import (
     StopReason,
     VerifierError,
 )
+from gym_adapters.adapters.environment_run import EnvironmentRun
 from gym_adapters.episode import open_episode_resources
 from gym_adapters.items import assistant_message
 from gym_adapters.registry import load_environment
+from gym_adapters.rollouts import collect
 from gym_adapters.verifiers.judge import Judge, JudgeRequest, ScriptedJudge, judge_opener
 
 BRIEF = Brief("Explain tides.", ("moon", "water"), 20)
@@ -77,18 +83,23 @@ def test_coverage_lies_between_0_and_1(text: str) -> None:
     assert 0.0 <= coverage(BRIEF, text) <= 1.0
 
 
+async def compared_offline(group: Sequence[Rollout]) -> list[Reward]:
+    config = PreferenceConfig()
+    return await Preference.compare(group, config=config, resources=CoverageScorer())
+
+
 async def test_the_reward_is_the_share_of_others_beaten_and_a_tie_is_a_half() -> None:
     group = [rollout(GOOD), rollout(SHORT), rollout(""), rollout(GOOD)]
-    assert values(await Preference.compare(group)) == pytest.approx([2.5 / 3, 1 / 3, 0.0, 2.5 / 3])
+    assert values(await compared_offline(group)) == pytest.approx([2.5 / 3, 1 / 3, 0.0, 2.5 / 3])
 
 
 async def test_a_cut_attempt_gets_0_and_loses() -> None:
     group = [rollout(GOOD, stop=StopReason.LENGTH), rollout(SHORT)]
-    assert values(await Preference.compare(group)) == [0.0, 1.0]
+    assert values(await compared_offline(group)) == [0.0, 1.0]
 
 
 async def test_an_attempt_alone_keeps_its_own_reward() -> None:
-    assert values(await Preference.compare([rollout(GOOD)])) == [0.5]
+    assert values(await compared_offline([rollout(GOOD)])) == [0.5]
     assert await win_rates(CoverageScorer(), BRIEF, [GOOD]) == [0.5]
 
 
@@ -103,7 +114,10 @@ async def test_a_judge_is_asked_in_both_orders_and_its_last_word_counts() -> Non
 
 
 class LongerIsBetter:
+    asked = 0
+
     async def ask(self, request: JudgeRequest) -> str:
+        self.asked += 1
         return "[[A]]" if len(request.first) > len(request.second) else "[[B]]"
 
 
@@ -113,16 +127,47 @@ async def opened(spec: str) -> AsyncIterator[Judge]:
     yield LongerIsBetter()
 
 
-async def test_the_configured_judge_compares_the_group_and_only_while_it_is_open() -> None:
+async def test_the_configured_judge_compares_the_group_wherever_it_is_compared() -> None:
     group = [rollout("short", compared_by="judge"), rollout("much longer", compared_by="judge")]
+    config = PreferenceConfig(judge="a-model")
     token = judge_opener.set(opened)
     try:
-        async with open_episode_resources(Preference, PreferenceConfig(judge="a-model")):
-            assert values(await Preference.compare(group)) == [0.0, 1.0]
+        async with open_episode_resources(Preference, config) as judged:
+            elsewhere = asyncio.create_task(
+                Preference.compare(group, config=config, resources=judged), context=Context()
+            )
+            assert values(await elsewhere) == [0.0, 1.0]
     finally:
         judge_opener.reset(token)
-    with pytest.raises(VerifierError, match="not open here"):
-        await Preference.compare(group)
+    with pytest.raises(VerifierError, match="without its resources"):
+        await Preference.compare(group, config=config, resources=None)
+
+
+def test_a_trainer_run_compares_with_the_configured_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("judge_of_lengths")
+    module.judge = LongerIsBetter()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "judge_of_lengths", module)
+    run = EnvironmentRun(Preference, config=PreferenceConfig(judge="judge_of_lengths:judge"))
+    try:
+        judged = run.loop.run(run.compared([rollout("short"), rollout("much longer")]))
+    finally:
+        run.close()
+    assert [each.reward for each in judged] == [0.0, 1.0]
+
+
+async def test_a_collected_group_is_compared_with_the_configured_judge(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judge = LongerIsBetter()
+    module = ModuleType("judge_of_lengths")
+    module.judge = judge  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "judge_of_lengths", module)
+    config = PreferenceConfig(judge="judge_of_lengths:judge")
+    tasks = Preference.generate_tasks(2, seed=1)
+    collected = collect(Preference, tasks, model="scripted:gold", config=config, num_repeats=3)
+    rewards = [each.outcome.reward async for each in collected]
+    assert judge.asked == 2 * 3 * 2
+    assert [each.value for each in rewards if each is not None] == [0.5] * 6
 
 
 def test_there_is_a_sentence_for_every_word() -> None:

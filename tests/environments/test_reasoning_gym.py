@@ -24,6 +24,7 @@ from gym_adapters import (
     Outcome,
     StopReason,
 )
+from gym_adapters.episode import open_episode_resources
 from gym_adapters.items import assistant_message
 from gym_adapters.task import read_rows
 from gym_adapters.verifiers.process_pool import ProcessPool
@@ -132,6 +133,20 @@ def test_difficulty_follows_the_curriculum() -> None:
         for difficulty in (0.0, 1.0)
     )
     assert len(easy.question) < len(hard.question)
+
+
+@pytest.mark.parametrize("dataset", ["word_ladder", "rearc"])
+async def test_what_json_does_to_a_row_costs_no_right_answer_its_reward(dataset: str) -> None:
+    (task,) = ReasoningGym.generate_from(dataset, 1, seed=1, difficulty=0.0)
+    async with (
+        open_episode_resources(ReasoningGym) as resources,
+        Episode(ReasoningGym, task, resources=resources) as episode,
+    ):
+        await episode.start()
+        step = await episode.advance(ReasoningGym.gold_turns(task)[0])
+    assert step.outcome is not None
+    assert step.outcome.reward is not None, step.outcome.failure
+    assert step.outcome.reward.value == 1.0
 
 
 def test_a_generator_or_setting_that_is_unknown_is_refused() -> None:

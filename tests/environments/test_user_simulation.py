@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,13 +18,24 @@ from gym_adapters.environments.user_simulation.customer import (
 )
 from gym_adapters.environments.user_simulation.environment import (
     UserSimulation,
+    UserSimulationConfig,
     UserSimulationTask,
 )
+from gym_adapters.environments.user_simulation.model_customer import ModelCustomer
 from hypothesis import given, strategies as st
 
-from gym_adapters import Episode, InvalidRow, Outcome
-from gym_adapters.items import assistant_message, function_call, item_text
+from gym_adapters import Episode, InvalidConfig, InvalidRow, JudgeError, Outcome, StopReason
+from gym_adapters.episode import open_episode_resources
+from gym_adapters.items import (
+    Item,
+    assistant_message,
+    function_call,
+    item_text,
+    message,
+    user_message,
+)
 from gym_adapters.registry import load_environment
+from gym_adapters.verifiers.judge import ScriptedJudge
 
 WANTED = {"bike": "e-bike", "days": 2, "start": "Friday", "helmet": False}
 ASK = "Which kind of bike, for how many days, from when, and with a helmet?"
@@ -139,6 +154,67 @@ async def test_another_customer_can_take_the_scripted_ones_place() -> None:
         await episode.advance(book())
         await episode.advance([assistant_message("Done")])
     assert components(episode.outcome)[0] == 1.0
+
+
+async def test_a_model_plays_the_customer_where_one_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompts: list[Sequence[Item]] = []
+    answers = iter(["A tandem, please.", "Yes, that is it. [[YES]]", "Bye! [[LEAVE]]"])
+
+    async def customer(prompt: Sequence[Item]) -> str:
+        prompts.append(prompt)
+        return next(answers)
+
+    module = ModuleType("played_customer")
+    module.customer = customer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "played_customer", module)
+    config = UserSimulationConfig(customer="played_customer:customer")
+    async with (
+        open_episode_resources(UserSimulation, config) as make,
+        Episode(UserSimulation, task(), config=config, resources=make) as episode,
+    ):
+        await episode.start()
+        step = await episode.advance([assistant_message("Which bike?")])
+        assert step.items == (user_message("A tandem, please."),)
+        step = await episode.advance([assistant_message("So it is all that?")])
+        assert step.items == (user_message("Yes, that is it."),)
+        await episode.advance(book())
+        step = await episode.advance([assistant_message("Done")])
+    assert components(step.outcome) == (1.0, {"right_order": 1.0, "agreed": 1.0})
+    assert [item_text(item) for item in prompts[1][1:]] == [
+        "Which bike?",
+        "A tandem, please.",
+        "So it is all that?",
+    ]
+    told = item_text(prompts[0][0])
+    assert prompts[0][0] == message("system", told)
+    assert "[[YES]]" in told
+    assert str(WANTED["bike"]) in told
+
+
+async def test_a_model_that_agrees_to_nothing_gives_no_reward_and_one_that_fails_none_at_all() -> (
+    None
+):
+    for said, reward in (("Hm.", 0.0), (JudgeError("down"), None)):
+        judge = ScriptedJudge([said])
+        async with Episode(
+            UserSimulation, task(), resources=partial(ModelCustomer, judge)
+        ) as episode:
+            await episode.start()
+            step = await episode.advance([assistant_message("Shall I book it?")])
+            if not step.done:
+                await episode.advance(book())
+                step = await episode.truncate(StopReason.MAX_TURNS)
+        assert step.outcome is not None
+        told = step.outcome.reward
+        assert (None if told is None else told.value) == reward
+
+
+async def test_a_customer_that_can_not_converse_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match="can't converse"):
+        async with open_episode_resources(UserSimulation, UserSimulationConfig(customer="exact")):
+            pass
 
 
 def test_generated_customers_get_harder() -> None:

@@ -16,7 +16,7 @@ from gym_adapters.quickstart.lesson import TrainingStep, pass_rate, shuffled, sp
 from gym_adapters.registry import load_environment
 from gym_adapters.rollout import Rollout
 from gym_adapters.rollouts.metrics import RolloutMetrics
-from gym_adapters.rollouts.run_folder import read_rollouts
+from gym_adapters.rollouts.recorded import read_rollouts
 
 LEAST_GAIN = 0.25
 MOST_GAIN_OF_THE_CONTROL = 0.05

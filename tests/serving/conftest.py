@@ -13,10 +13,8 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 import aiohttp
 
 from gym_adapters import Environment, EnvironmentEntry
-from gym_adapters.serving.environment_server import (
-    EnvironmentServer,
-    environment_app,
-)
+from gym_adapters.serving.environment_app import environment_app
+from gym_adapters.serving.environment_server import EnvironmentServer
 from gym_adapters.serving.http_server import HttpLimits, Listener, serving
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import os
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,6 +22,7 @@ from gym_adapters import (
     Unsupported,
     tool,
 )
+from gym_adapters.serving.environment_session import EnvironmentSession
 from gym_adapters.serving.http_server import HttpLimits, Listener
 from gym_adapters.serving.sessions import SessionLimits
 
@@ -351,11 +354,17 @@ async def test_a_tool_with_the_name_of_an_endpoint_is_refused_at_the_start(serve
             pass
 
 
-async def test_sessions_opened_and_dropped_are_all_freed(serve: Any) -> None:
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.full)])
+async def test_sessions_opened_and_dropped_are_all_freed(serve: Any, count: int) -> None:
     limits = SessionLimits(max_sessions=500, idle_timeout=0.2)
     async with serve(Counter, cookies=False, sessions=limits) as peer:
-        opened = refused = 0
-        while opened < 2000:
+        await peer.post("/seed_session", row())
+        sessions = peer.servers[0].sessions
+        await until(lambda: len(sessions) == 0)
+        before = what_is_held()
+        opened, refused = 1, 0
+        while opened < count:
             for status, _ in await asyncio.gather(
                 *(peer.post("/seed_session", row()) for _ in range(100))
             ):
@@ -364,11 +373,57 @@ async def test_sessions_opened_and_dropped_are_all_freed(serve: Any) -> None:
                 refused += status == 503
             if refused:
                 await asyncio.sleep(0.1)
-        sessions = peer.servers[0].sessions
         assert len(sessions) <= 500
         await until(lambda: len(sessions) == 0)
         assert sessions.counts.opened == sessions.counts.expired == opened
         assert Counter.live == 0
+        # Connections of the client's pool are all that there is more.
+        after = what_is_held()
+        assert after.instances == before.instances == 0
+        assert after.tasks - before.tasks <= 200
+        assert after.files - before.files <= 200
+
+
+class Held(NamedTuple):
+    instances: int
+    tasks: int
+    files: int
+
+
+def what_is_held() -> Held:
+    gc.collect()
+    kinds = (Counter, EnvironmentSession)
+    instances = sum(issubclass(type(each), kinds) for each in gc.get_objects())
+    return Held(instances, len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd")))
+
+
+async def test_a_client_that_vanishes_in_mid_session_leaves_a_session_that_expires(
+    serve: Any,
+) -> None:
+    running: list[int] = []
+
+    class Slow(Counter):
+        @tool
+        async def increment_counter(self, count: int) -> dict[str, bool]:
+            """Add to the counter, slowly."""
+            running.append(count)
+            await asyncio.sleep(0.3)
+            self.count += count
+            return {"success": True}
+
+    limits = SessionLimits(idle_timeout=0.5)
+    async with serve(Slow, cookies=False, sessions=limits) as peer:
+        await peer.post("/seed_session", row())
+        headers = {"X-NeMo-Gym-Session-Token": peer.last.headers["x-nemo-gym-session-token"]}
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await peer.post("/increment_counter", {"count": 3}, headers=headers)
+        (session,) = [each.value for each in peer.servers[0].sessions._entries.values()]
+        # What has begun is done once, whoever listens.
+        await until(lambda: session.episode.environment.count == 6)
+        assert running == [3]
+        await until(lambda: Slow.live == 0)
+        assert peer.servers[0].sessions.counts.expired == 1
 
 
 async def test_a_client_that_vanishes_during_start_leaves_no_session(serve: Any) -> None:
@@ -431,7 +486,7 @@ async def test_an_own_prompt_is_told_when_it_is_seeded(serve: Any) -> None:
 async def test_an_environment_that_compares_is_refused(serve: Any) -> None:
     class Ranked(Counter):
         @classmethod
-        async def compare(cls, rollouts: Any) -> list[Reward]:
+        async def compare(cls, rollouts: Any, **_: Any) -> list[Reward]:
             return []
 
     with pytest.raises(Unsupported, match="comparing"):

@@ -274,14 +274,15 @@ async def test_a_failed_turn_leaves_no_token() -> None:
 
 
 async def test_a_client_that_vanishes_aborts_its_turn() -> None:
-    model = policy("a" + END, delay=30)
+    model = policy("a" + END, delay=600)
     async with gateway_for(model) as (gateway, client):
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await client.chat.completions.create(
-                    model="m", messages=[{"role": "user", "content": "hi"}]
-                )
-        async with asyncio.timeout(10):
+        messages = [{"role": "user", "content": "hi"}]
+        asking = asyncio.create_task(client.chat.completions.create(model="m", messages=messages))
+        async with asyncio.timeout(60):
+            while not model.generator.calls:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+        asking.cancel()
+        async with asyncio.timeout(60):
             while not model.generator.aborted:  # noqa: ASYNC110 - it has no event
                 await asyncio.sleep(0.01)
         assert (await gateway.finish("s1")).segments == ()
@@ -354,6 +355,30 @@ async def test_sampling_that_is_fixed_wins_over_the_agents() -> None:
     assert (call.sampling.temperature, call.sampling.max_tokens) == (0.7, 50)
 
 
+@pytest.mark.parametrize(
+    ("asked", "overridden"),
+    [
+        ({}, []),
+        ({"temperature": 0.7, "top_p": 1, "stop": [], "max_tokens": 5}, []),
+        ({"temperature": 0.1, "stop": "x", "seed": 3}, ["seed", "stop", "temperature"]),
+        ({"frequency_penalty": 0.5, "logit_bias": {"1": 2}}, ["frequency_penalty", "logit_bias"]),
+    ],
+)
+async def test_settings_that_lose_are_told_once_and_kept_with_the_session(
+    asked: dict[str, Any], overridden: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = policy("a" + END, "b" + END)
+    fixed = SamplingParams(temperature=0.7)
+    async with gateway_for(model, fixed=fixed) as (gateway, client):
+        for text in ("x", "y"):
+            messages = [{"role": "user", "content": text}]
+            await client.chat.completions.create(model="m", messages=messages, **asked)
+        assert (await gateway.finish("s1")).to_json()["overridden"] == overridden
+    told = [each for each in caplog.messages if "the policy's settings win" in each]
+    assert len(told) == bool(overridden)
+    assert all(name in told[0] for name in overridden)
+
+
 async def test_a_full_context_is_told_and_ends_the_session() -> None:
     async with gateway_for(policy("a" + END, max_context=30)) as (gateway, client):
         with pytest.raises(openai.BadRequestError, match="context"):
@@ -363,13 +388,16 @@ async def test_a_full_context_is_told_and_ends_the_session() -> None:
         assert (await gateway.finish("s1")).segments == ()
 
 
-async def test_sessions_opened_and_dropped_are_handed_over_as_expired() -> None:
+@pytest.mark.parametrize(
+    "count", [1000, pytest.param(10_000, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
+)
+async def test_sessions_opened_and_dropped_are_handed_over_as_expired(count: int) -> None:
     handed: list[CapturedSession] = []
 
     async def hand_over(session: CapturedSession) -> None:
         handed.append(session)
 
-    limits = SessionLimits(max_sessions=4000, idle_timeout=1.0)
+    limits = SessionLimits(max_sessions=20_000, idle_timeout=1.0)
     model = policy()
     model.generator = ScriptedGenerator(lambda *_: [97, 257])
     options = {"on_finished": hand_over, "limits": limits}
@@ -381,12 +409,12 @@ async def test_sessions_opened_and_dropped_are_handed_over_as_expired() -> None:
             async with http.post(url, json=body) as answer:
                 assert answer.status == 200
 
-        for start in range(0, 2000, 100):
+        for start in range(0, count, 100):
             await asyncio.gather(*(open_and_drop(start + n) for n in range(100)))
         async with asyncio.timeout(30):
             while len(gateway.sessions):  # noqa: ASYNC110 - it has no event
                 await asyncio.sleep(0.05)
-    assert len(handed) == 2000
+    assert len(handed) == count
     assert all(session.expired and len(session.segments) == 1 for session in handed)
 
 

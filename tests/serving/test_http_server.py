@@ -85,3 +85,31 @@ async def test_a_session_in_use_does_not_expire_and_each_is_closed_once() -> Non
     assert not await store.close(one)
     assert closed == [("two", True), ("one", False)]
     assert (store.counts.opened, store.counts.expired, store.counts.closed) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("origin", "token", "status"),
+    [
+        (None, None, 200),
+        ("http://127.0.0.1:9999", None, 200),
+        ("http://localhost:3000", None, 200),
+        ("http://[::1]:3000", None, 200),
+        ("https://evil.example", None, 403),
+        ("http://127.0.0.1.evil.example", None, 403),
+        ("http://[", None, 403),
+        ("null", None, 403),
+        ("https://mine.example", "secret", 200),
+    ],
+)
+async def test_pages_of_other_sites_reach_nothing_without_a_token(
+    origin: str | None, token: str | None, status: int
+) -> None:
+    headers = {} if origin is None else {"Origin": origin}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    async with (
+        serving(bare_app(), Listener(token=token)) as url,
+        aiohttp.ClientSession() as http,
+        http.get(url, headers=headers) as answer,
+    ):
+        assert answer.status == status

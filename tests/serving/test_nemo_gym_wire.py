@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 
-from gym_adapters import environment_names, load_environment
+from gym_adapters import Episode, Task, environment_names, load_environment
+from gym_adapters.bridges.nemo_gym import NemoGymConfig, NemoGymResources
+from gym_adapters.episode import open_episode_resources
 from gym_adapters.items import final_text, input_items
+from gym_adapters.reward import StopReason
+from gym_adapters.serving.environment_session import finish_reason_of, turns_of
 from gym_adapters.task import read_rows
 from gym_adapters.verifiers.judge import ScriptedJudge
 
@@ -42,6 +46,18 @@ def recorded() -> list[Any]:
         for _, record in read_rows(FIXTURES / f"{name}.jsonl")
         if record["task"] is not None
     ]
+
+
+def first_of_each_environment() -> list[Any]:
+    """The same; all but the first of each environment are for the full suite."""
+    seen: set[str] = set()
+    params = []
+    for each in recorded():
+        later = each.values[0] in seen
+        seen.add(each.values[0])
+        marks = [pytest.mark.full] if later else []
+        params.append(pytest.param(*each.values, id=each.id, marks=marks))
+    return params
 
 
 def recorded_judge(record: Record) -> ModuleType:
@@ -87,3 +103,32 @@ async def test_a_recorded_rollout_gets_its_reward_over_http(
     expected = DIFFERENCES.get((name, record["row"]), record["recorded_reward"])
     assert verdict["reward"] == pytest.approx(expected, abs=1e-9)
     assert verdict["response"] == record["response"]
+
+
+@pytest.mark.parametrize(("name", "record"), first_of_each_environment())
+async def test_our_client_on_our_server_gets_the_recorded_reward(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, name: str, record: Record
+) -> None:
+    entry = load_environment(name)
+    config = entry.config(OVERRIDES.get(name, ()))
+    turns = turns_of(input_items(record["response"]["output"]))
+    cut = finish_reason_of(record["response"])
+    monkeypatch.setitem(sys.modules, "recorded_judge", recorded_judge(record))
+    async with serve(entry, configs={name: config}) as peer:
+        ours = NemoGymConfig(url=peer.url)
+        task = Task.from_row(record["task"])
+        async with (
+            open_episode_resources(NemoGymResources, ours) as client,
+            Episode(NemoGymResources, task, config=ours, resources=client) as episode,
+        ):
+            step = await episode.start()
+            for turn in turns:
+                if not step.done:
+                    reason = cut if turn is turns[-1] else "stop"
+                    step = await episode.advance(turn, finish_reason=reason)
+            if not step.done:
+                step = await episode.truncate(StopReason.MAX_TURNS)
+    assert step.outcome is not None
+    assert step.outcome.failure is None
+    expected = DIFFERENCES.get((name, record["row"]), record["recorded_reward"])
+    assert episode.outcome.reward.value == pytest.approx(expected, abs=1e-9)

@@ -1,8 +1,7 @@
-"""Blending keeps proportions at every point; ids are kept in few bytes; splits don't move."""
+"""Rows of several files are checked and kept once; ids are kept in few bytes; splits don't move."""
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from gym_adapters import InvalidConfig, InvalidRow, Task
 from gym_adapters.training_data.collation import (
     WeightedFile,
     agent_named,
-    blended,
     checked_rows,
     parsed_weights,
     unique,
@@ -31,25 +29,6 @@ def rows(count: int, kind: str = "x") -> list[tuple[Row, str]]:
         {"responses_create_params": {"input": str(number)}, "kind": kind} for number in range(count)
     ]
     return [(row, Task.from_row(row).task_id) for row in made]
-
-
-def test_sources_are_spread_by_their_weights() -> None:
-    assert list(blended(["aaaa", "bb"], [2, 1])) == list("abaaba")
-
-
-def test_a_whole_blend_goes_on_and_a_proportional_one_ends() -> None:
-    assert "".join(blended(["aaaa", "b"], [1, 1])) == "abaaa"
-    assert "".join(blended(["aaaa", "b"], [1, 1], whole=False)) == "aba"
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 60))
-def test_no_source_is_ever_far_from_its_share(weights: list[int], count: int) -> None:
-    sources = [[index] * count for index in range(len(weights))]
-    taken = list(islice(blended(sources, weights, whole=False), count))
-    for end in range(1, len(taken) + 1):
-        for index, weight in enumerate(weights):
-            share = end * weight / sum(weights)
-            assert abs(taken[:end].count(index) - share) < len(weights)
 
 
 def test_weights_are_read_from_the_command_line() -> None:

@@ -9,9 +9,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from gym_adapters.errors import VerifierError
+from gym_adapters.verifiers import math_worker
 from gym_adapters.verifiers.math import MathPool, answer_window, same_value, undelimited
 
 
@@ -38,9 +39,101 @@ def test_equal_without_algebra(expected: str, answer: str) -> None:
     assert same_value(expected, answer) is True
 
 
-@pytest.mark.parametrize(("expected", "answer"), [("32", r"\boxed{33}"), ("5", r"\boxed{-5}")])
-def test_whole_numbers_differ_without_algebra(expected: str, answer: str) -> None:
+DIFFERENT = [
+    ("32", r"\boxed{33}"),
+    ("5", r"\boxed{-5}"),
+    ("5", "6"),
+    (r"-\frac{59}{14}", r"\boxed{-\frac{58}{14}}"),
+    ("1/2", r"\boxed{2}"),
+    ("(49, 54)", r"\boxed{(49, 53)}"),
+    ("(2, 3)", r"\boxed{(2, 3, 4)}"),
+    ("(2, 3)", r"\boxed{5}"),
+    ("7", r"\boxed{\{7, 8\}}"),
+    (r"\{-59, -56\}", r"\boxed{\{59, 56\}}"),
+]
+
+
+@pytest.mark.parametrize(("expected", "answer"), DIFFERENT)
+def test_exact_numbers_and_lists_of_them_differ_without_algebra(expected: str, answer: str) -> None:
     assert same_value(expected, answer) is False
+
+
+@pytest.mark.parametrize(("expected", "answer"), DIFFERENT)
+def test_what_differs_without_algebra_differs_with_it(expected: str, answer: str) -> None:
+    assert not math_worker.compared(expected, answer)["equal"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "surely"),
+    [
+        ("x^2 + 1", "3x - 1", True),
+        ("x^2 + 1", "x^2 + 2", True),
+        ("(x+1)^2", "x^2 + 2x + 1", False),
+        ("x + y", "x - y", True),
+        ("a x + 1", "b x + 1", True),
+        (r"\frac{x}{3} + y", r"\frac{x}{4} + y", True),
+        ("170", "3x - 1", True),
+        ("(49, 54)", "3x - 1", True),
+        (r"\{1, 2\}", "3x - 1", True),
+        # What follows may be equal to math-verify, or is not looked into.
+        ("0.333333x + 1", r"\frac{1}{3}x + 1", False),
+        (r"\frac{x}{3000} + 1", "x + 1", False),
+        ("x^{9} + 1", "x + 1", False),
+        ("x = 5", "5x - 1", False),
+        ("x", "x y", False),
+        (r"\sqrt{x} + 1", "x + 1", False),
+        (r"\{1\}", "3x - 1", False),
+    ],
+)
+def test_polynomials_are_told_apart_by_their_values(one: str, other: str, surely: bool) -> None:
+    gold, given = math_worker.gold_of(one)[0], math_worker.gold_of(other)[0]
+    assert math_worker.differ(gold, given) is surely
+    assert math_worker.differ(given, gold) is surely
+    if surely:
+        assert not math_worker.verify(gold, given, timeout_seconds=None)
+        assert not math_worker.verify(given, gold, timeout_seconds=None)
+
+
+def whole() -> st.SearchStrategy[str]:
+    return st.integers(-20, 20).map(str)
+
+
+def exact() -> st.SearchStrategy[str]:
+    fraction = st.builds(r"\frac{{{}}}{{{}}}".format, whole(), st.integers(1, 9))
+    return whole() | fraction | st.builds("{}/{}".format, whole(), st.integers(1, 9))
+
+
+def listed() -> st.SearchStrategy[str]:
+    brackets = st.sampled_from(["({})", r"\{{{}\}}", r"\left({}\right)", "[{})"])
+    parts = st.lists(exact(), min_size=2, max_size=3).map(", ".join)
+    return st.builds(lambda form, body: form.format(body), brackets, parts)
+
+
+def polynomial() -> st.SearchStrategy[str]:
+    term = st.sampled_from(["x", "3x", "x^2", "y", "x y", "5", r"\frac{1}{2}x", "(x+1)^2", "-y^3"])
+    return st.lists(term, min_size=1, max_size=3).map("+".join)
+
+
+@pytest.mark.full
+@settings(max_examples=300)
+@given(
+    expected=exact() | listed() | polynomial(),
+    said=exact() | listed() | polynomial(),
+    form=st.sampled_from([r"\boxed{{{}}}", "${}$", "{}", r"So it is \boxed{{{}}}."]),
+)
+def test_every_shortcut_gives_the_verdict_of_math_verify(
+    expected: str, said: str, form: str
+) -> None:
+    answer = form.format(said)
+    gold = math_worker.gold_of(undelimited(expected))
+    found = math_worker.parse(
+        answer_window(answer), extraction_config=math_worker._ANSWER, parsing_timeout=None
+    )
+    verdict = math_worker.verify(gold, found, timeout_seconds=None)
+    assert math_worker.compared(undelimited(expected), answer_window(answer))["equal"] is verdict
+    at_once = same_value(expected, answer)
+    if at_once is False:
+        assert not verdict
 
 
 @pytest.mark.parametrize(
@@ -49,7 +142,7 @@ def test_whole_numbers_differ_without_algebra(expected: str, answer: str) -> Non
         ("x+1", r"\boxed{1+x}"),
         ("2", r"\boxed{1} or \boxed{2}"),
         ("0.333333", r"\boxed{\frac{1}{3}}"),
-        ("(1,2)", r"\boxed{(2,1)}"),
+        ("(1,234,5)", r"\boxed{(1234, 5)}"),
         ("(1,2)", r"\boxed{[1,2]}"),
         ("12", r"\boxed{1 2}"),
         (r"a\leftarrow b", r"\boxed{a\rightarrow b}"),

@@ -18,7 +18,7 @@ from typing import Any
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
 from gym_adapters.adapters.environment_run import EnvironmentRun
 from gym_adapters.adapters.nemo_rl.message_logs import nemo_result
-from gym_adapters.adapters.nemo_rl.rows import RowIdentity
+from gym_adapters.adapters.nemo_rl.rows import SPLIT, VALIDATION, RowIdentity
 from gym_adapters.adapters.nemo_rl.server_generation import NemoServerGenerator
 from gym_adapters.adapters.nemo_rl.settings import ActorSettings
 from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
@@ -29,7 +29,7 @@ from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.generation.token_chat import TokenChatModel
 from gym_adapters.registry import EnvironmentEntry, load_environment
 from gym_adapters.rollout import Rollout
-from gym_adapters.rollouts.groups import compared
+from gym_adapters.rollouts.training_ledger import TrainingLedger
 from gym_adapters.task import Task
 
 __all__ = ["RolloutActor"]
@@ -109,8 +109,8 @@ class RolloutActor:
             EnvironmentFailure: If an environment's resources can't be opened.
         """
         began = time.perf_counter()
-        attempts = self._attempts(nemo_gym_examples)
         call = next(self._calls)
+        attempts = self._attempts(nemo_gym_examples, call)
         groups = [asyncio.create_task(self._group(group, call)) for group in _groups(attempts)]
         left = len(attempts)
         try:
@@ -148,18 +148,23 @@ class RolloutActor:
         """The batch as it is."""
         return batch, {}
 
-    def _attempts(self, rows: Sequence[Row]) -> list[_Attempt]:
+    def _attempts(self, rows: Sequence[Row], call: int) -> list[_Attempt]:
         if not rows:
             raise InvalidRow("there are no rows to roll out.", fix="give at least one.")
         if self._tokenizer is None:
             raise UsageError("set_tokenizer must be called before run_rollouts")
-        seen: Counter[str] = Counter()
-        attempts = []
+        found = []
         for row in rows:
             identity = RowIdentity.of_row(row)
             runner = self._runner(identity)
-            task = runner.run.task(dict(identity.row))
-            attempts.append(_Attempt(row, task, seen[task.task_id], runner))
+            found.append((row, runner.run.task(dict(identity.row)), runner))
+        size = Counter(task.task_id for _, task, _ in found)
+        seen: Counter[str] = Counter()
+        attempts = []
+        for row, task, runner in found:
+            # Attempts are counted over the whole run: a task may come back.
+            index = call * size[task.task_id] + seen[task.task_id]
+            attempts.append(_Attempt(row, task, index, runner))
             seen[task.task_id] += 1
         return attempts
 
@@ -190,7 +195,23 @@ class RolloutActor:
         packed = f"{self._settings.seed}:{call}".encode()
         seed = int.from_bytes(blake2b(packed, digest_size=6).digest())
         rollouts = await runner.run.loop.run_from(runner.group(attempts, call, seed))
+        await self._keep(attempts[0].row, rollouts)
         return list(zip(attempts, rollouts, strict=True))
+
+    async def _keep(self, row: Row, rollouts: Sequence[Rollout]) -> None:
+        """Append rollouts to the ledger of their kind, where there is one."""
+        settings = self._settings
+        validates = row.get(SPLIT) == VALIDATION
+        folder = settings.validation_ledger if validates else settings.ledger
+        if folder is None:
+            return
+        ledger = TrainingLedger(
+            folder,
+            model=self._model_name,
+            seed=settings.seed,
+            input=f"NeMo RL, {'validation' if validates else 'training'}",
+        )
+        await asyncio.to_thread(ledger.append, rollouts)
 
 
 class _Runner:
@@ -227,7 +248,7 @@ class _Runner:
                 raise Unsupported(failure.message)
             if failure is not None:
                 log.warning("a rollout of %s failed: %s", rollout.task_id, failure.message)
-        return await compared(self.run.environment, rollouts)
+        return await self.run.compared(rollouts)
 
     def close(self) -> None:
         self.run.loop.run(self._generator.aclose())

@@ -19,6 +19,10 @@ __all__ = ["GYM", "RowIdentity", "nemo_rl_rows", "write_nemo_rl_rows"]
 GYM = "gym"
 """Key of a row that holds, as JSON text, which environment it is for, and its task."""
 
+SPLIT = "gym_split"
+"""Key of a row that says what it is for; rollouts of `VALIDATION` are kept apart."""
+VALIDATION = "validation"
+
 Row = dict[str, Any]
 
 
@@ -74,6 +78,7 @@ def nemo_rl_rows(
     *,
     overrides: Sequence[str] = (),
     native: bool = False,
+    split: str = "train",
 ) -> list[Row]:
     """One row a task, for NeMo RL's ``NemoGymDataset`` or, `native`, for our ``GymDataset``.
 
@@ -84,6 +89,7 @@ def nemo_rl_rows(
         tasks: The tasks.
         overrides: ``key=value`` settings of the environment.
         native: For the native path, which carries less.
+        split: ``train`` or ``validation``.
 
     Raises:
         InvalidRow: If there are no tasks.
@@ -98,7 +104,9 @@ def nemo_rl_rows(
     adapter = Adapter.NEMO_RL_NATIVE if native else Adapter.NEMO_RL
     refuse_unsupported(adapter, entry.environment, asked)
     name = _portable_name(entry.name)
-    return [_row(name, entry.environment.name, task, overrides) for task in asked]
+    return [
+        {**_row(name, entry.environment.name, task, overrides), SPLIT: split} for task in asked
+    ]
 
 
 def write_nemo_rl_rows(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:

@@ -26,6 +26,8 @@ class ActorSettings(BaseModel):
         seed: Of the run.
         turn_timeout: Seconds for one turn.
         attempts: Most requests for one turn.
+        ledger: Folder to keep rollouts in, as ``gym-adapters collect`` keeps its.
+        validation_ledger: The same for those on rows whose ``gym_split`` is ``validation``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +42,8 @@ class ActorSettings(BaseModel):
     seed: int = 0
     turn_timeout: float = Field(default=600.0, gt=0)
     attempts: int = Field(default=4, ge=1)
+    ledger: str | None = None
+    validation_ledger: str | None = None
 
     @classmethod
     def of(cls, data: Mapping[str, Any] | None) -> ActorSettings:

@@ -1,7 +1,9 @@
-"""TRL: train on an environment with GRPOTrainer. See docs/trl.md."""
+"""TRL: train on environments with GRPOTrainer or AsyncGRPOTrainer. See docs/trl.md."""
 
 from __future__ import annotations
 
+from gym_adapters.adapters.trl.async_worker import RolloutWorker, rollout_worker
+from gym_adapters.adapters.trl.blended_spec import blended_spec
 from gym_adapters.adapters.trl.environments import (
     EnvironmentFactory,
     EnvironmentReward,
@@ -14,7 +16,7 @@ from gym_adapters.adapters.trl.reward import (
     survivors_only,
 )
 from gym_adapters.adapters.trl.rollouts import RolloutFunction, rollout_function
-from gym_adapters.adapters.trl.rows import trl_dataset
+from gym_adapters.adapters.trl.rows import blended_dataset, trl_dataset
 from gym_adapters.adapters.trl.spec import TrlSpec, trl_spec
 
 __all__ = [
@@ -22,11 +24,15 @@ __all__ = [
     "EnvironmentReward",
     "RolloutFunction",
     "RolloutReward",
+    "RolloutWorker",
     "SingleTurnReward",
     "TrlSpec",
+    "blended_dataset",
+    "blended_spec",
     "environment_factory",
     "reward_function",
     "rollout_function",
+    "rollout_worker",
     "survivors_only",
     "trl_dataset",
     "trl_spec",

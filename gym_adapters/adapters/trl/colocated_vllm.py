@@ -8,6 +8,7 @@ from typing import Any
 
 from gym_adapters.errors import Unsupported
 from gym_adapters.generation.engine_stepper import EngineStepper
+from gym_adapters.generation.step_group import TorchStepGroup
 
 __all__ = ["awake", "colocated_generator"]
 
@@ -15,18 +16,31 @@ __all__ = ["awake", "colocated_generator"]
 def colocated_generator(trainer: Any) -> EngineStepper:
     """A generator over the trainer's own engine; it samples inside its ``session()``.
 
+    Where several processes share the engine (``vllm_tensor_parallel_size``), all of them step it
+    together, and each samples its own rollouts.
+
     Raises:
-        Unsupported: If several processes share the engine.
+        Unsupported: If the engine holds the base weights of a LoRA in training.
     """
     owner = trainer.vllm_generation
-    if owner.tensor_parallel_size > 1:
+    if getattr(owner.llm, "shared_weights", False):
         raise Unsupported(
-            "rollout_function can't step a colocated vLLM of several processes, which must all "
-            "take the same requests in the same step. Fix: vllm_tensor_parallel_size=1, or "
-            'vllm_mode="server".'
+            "this vLLM engine is Unsloth's and holds the base weights alone, so that rollouts "
+            "would not be the trained model's. Fix: make the spec with "
+            "gym_adapters.adapters.unsloth.unsloth_spec in place of trl_spec."
         )
     state = trainer.state
-    return EngineStepper(owner.llm, weights_version=lambda: int(state.global_step))
+    return EngineStepper(
+        owner.llm,
+        weights_version=lambda: int(state.global_step),
+        group=_step_group() if owner.tensor_parallel_size > 1 else None,
+    )
+
+
+def _step_group() -> TorchStepGroup:
+    from vllm.distributed import get_tp_group
+
+    return TorchStepGroup(get_tp_group().cpu_group)
 
 
 @contextmanager

@@ -238,11 +238,15 @@ class EnvironmentReward:
 
     Args:
         factory: What GRPOTrainer was given as ``environment_factory``, or one of several.
+
+    Attributes:
+        among_others: Whether it is one of several.
     """
 
     def __init__(self, factory: EnvironmentFactory) -> None:
         self.__name__ = factory.run.environment.name
         self._factory = factory
+        self.among_others = False
 
     async def __call__(
         self,
@@ -272,12 +276,19 @@ class EnvironmentReward:
         ]
         finishing = [instance._finish(completions[i], ids[i]) for i, instance in ours]
         attempts = await self._factory.run.loop.run_from(_all(finishing))
-        given = report(attempts, environment=self.__name__, log_metric=log_metric)
+        given = report(
+            attempts,
+            environment=self.__name__,
+            among_others=self.among_others,
+            boundaries=self._factory.facts.boundaries,
+            log_metric=log_metric,
+        )
         rewards: Rewards = [None] * len(prompts)
         reasons: list[str | None] = [None] * len(prompts)
         for (index, _), attempt, reward in zip(ours, attempts, given, strict=True):
             rewards[index], reasons[index] = reward, attempt.stop_reason
-        if log_extra is not None:
+        # TRL strings together what several functions log of one column.
+        if log_extra is not None and not self.among_others:
             log_extra("gym_stop_reason", reasons)
         return rewards
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gym_adapters.errors import Boundary
 from gym_adapters.reward import Failure, Outcome, OutcomeStatus
 from gym_adapters.rollout import Rollout
 
-__all__ = ["Attempt", "LogExtra", "LogMetric", "report"]
+__all__ = ["Attempt", "LogExtra", "LogMetric", "columns", "report"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Attempt:
         components: Named parts of the reward.
         counts: Other numbers: turns, sampled tokens and the like.
         failure: Why there is no reward.
+        environment: Name of its environment.
     """
 
     reward: float | None
@@ -38,9 +40,21 @@ class Attempt:
     components: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, float] = field(default_factory=dict)
     failure: Failure | None = None
+    environment: str = ""
+
+    def __repr__(self) -> str:
+        # TRL shows it where there is no reward: short, without the failure's traceback.
+        told = _told(self.failure) or self.stop_reason
+        return f"<{self.status} attempt at {self.environment or 'a task'}: {told}>"
 
     @classmethod
-    def of_outcome(cls, outcome: Outcome, counts: Mapping[str, float] | None = None) -> Attempt:
+    def of_outcome(
+        cls,
+        outcome: Outcome,
+        counts: Mapping[str, float] | None = None,
+        *,
+        environment: str = "",
+    ) -> Attempt:
         """An attempt that ended in `outcome`."""
         reward = outcome.reward
         return cls(
@@ -50,25 +64,33 @@ class Attempt:
             components=dict(reward.components) if reward is not None else {},
             counts=dict(counts or {}),
             failure=outcome.failure,
+            environment=environment,
         )
 
     @classmethod
     def of_rollout(cls, rollout: Rollout) -> Attempt:
-        """An attempt of ours, with its turns, tokens and seconds."""
-        return cls.of_outcome(
+        """An attempt of ours, with its turns, tokens and seconds.
+
+        One that sampled nothing has no reward here: there is nothing to give it to.
+        """
+        attempt = cls.of_outcome(
             rollout.outcome,
             {
                 "turns": float(rollout.usage.turns),
                 "sampled_tokens": float(rollout.usage.output_tokens),
                 "seconds": rollout.timings.total,
             },
+            environment=rollout.provenance.environment,
         )
+        return attempt if rollout.segments else replace(attempt, reward=None)
 
 
 def report(
     attempts: Sequence[Attempt],
     *,
     environment: str,
+    among_others: bool = False,
+    boundaries: Collection[Boundary] = (),
     log_metric: LogMetric | None = None,
     log_extra: LogExtra | None = None,
 ) -> list[float | None]:
@@ -78,14 +100,24 @@ def report(
     (failed, or without a token of the policy's), all shares of the batch; ``gym/components/<name>``
     and ``gym/<count>``, means over the rollouts that have one. Columns of the completions table:
     ``gym_stop_reason``, ``gym_failure``.
+
+    Args:
+        attempts: Of one environment.
+        environment: Its name.
+        among_others: Others are trained on too: names of metrics then begin with
+            ``gym/<environment>/``. Columns, which must cover the whole batch, are not logged.
+        boundaries: Those to log the share of failures of also where it is 0.
+        log_metric: Called for each rollout, so that means over several calls are exact.
+        log_extra: TRL's.
     """
     failures = [attempt.failure for attempt in attempts if attempt.failure is not None]
-    if log_metric is not None and attempts:
-        for name, value in _metrics(attempts, failures).items():
-            log_metric(f"gym/{name}", value)
-    if log_extra is not None:
-        log_extra("gym_stop_reason", [attempt.stop_reason for attempt in attempts])
-        log_extra("gym_failure", [_told(attempt.failure) for attempt in attempts])
+    if log_metric is not None:
+        prefix = f"gym/{environment}" if among_others else "gym"
+        for name, value in _values(attempts, boundaries):
+            log_metric(f"{prefix}/{name}", value)
+    if log_extra is not None and not among_others:
+        for column, values in columns(attempts).items():
+            log_extra(column, values)
     if failures:
         by_boundary = Counter(failure.boundary.value for failure in failures)
         log.warning(
@@ -99,24 +131,29 @@ def report(
     return [attempt.reward for attempt in attempts]
 
 
-def _metrics(attempts: Sequence[Attempt], failures: Sequence[Failure]) -> dict[str, float]:
-    total = len(attempts)
-    truncated = sum(attempt.status == OutcomeStatus.TRUNCATED.value for attempt in attempts)
-    untrained = sum(attempt.reward is None for attempt in attempts)
-    metrics = {
-        "failed": len(failures) / total,
-        "truncated": truncated / total,
-        "untrained": untrained / total,
+def columns(attempts: Sequence[Attempt]) -> dict[str, list[Any]]:
+    """Columns of the completions table, one entry an attempt."""
+    return {
+        "gym_stop_reason": [attempt.stop_reason for attempt in attempts],
+        "gym_failure": [_told(attempt.failure) for attempt in attempts],
     }
-    for boundary, count in Counter(failure.boundary.value for failure in failures).items():
-        metrics[f"failed/{boundary}"] = count / total
-    values: defaultdict[str, list[float]] = defaultdict(list)
+
+
+def _values(
+    attempts: Sequence[Attempt], always: Collection[Boundary]
+) -> Iterator[tuple[str, float]]:
+    """Metrics of each rollout by name; their means are those of the batch."""
+    seen = {attempt.failure.boundary for attempt in attempts if attempt.failure is not None}
     for attempt in attempts:
+        yield "failed", float(attempt.failure is not None)
+        yield "truncated", float(attempt.status == OutcomeStatus.TRUNCATED.value)
+        yield "untrained", float(attempt.reward is None)
+        for boundary in sorted(seen.union(always)):
+            at_fault = attempt.failure is not None and attempt.failure.boundary is boundary
+            yield f"failed/{boundary.value}", float(at_fault)
         for name, value in attempt.components.items():
-            values[f"components/{name}"].append(value)
-        for name, value in attempt.counts.items():
-            values[name].append(value)
-    return metrics | {name: sum(found) / len(found) for name, found in values.items()}
+            yield f"components/{name}", value
+        yield from attempt.counts.items()
 
 
 def _told(failure: Failure | None) -> str:

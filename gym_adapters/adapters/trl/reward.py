@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from gym_adapters.adapters.capabilities import Adapter, Feature, refuse_unsupported
 from gym_adapters.adapters.environment_run import AnyEnvironment, EnvironmentRun
 from gym_adapters.adapters.trl.completions import Completion, assistant_items
-from gym_adapters.adapters.trl.reporting import Attempt, LogExtra, LogMetric, report
-from gym_adapters.adapters.trl.rows import row_of_columns
+from gym_adapters.adapters.trl.reporting import Attempt, LogExtra, LogMetric, columns, report
+from gym_adapters.adapters.trl.rows import ENVIRONMENT, row_of_columns
 from gym_adapters.adapters.trl.trainer_facts import TrainerFacts
 from gym_adapters.adapters.trl.version import check_trl
 from gym_adapters.environment import EnvironmentConfig
@@ -65,11 +65,17 @@ class SingleTurnReward:
     Args:
         run: The environment.
         facts: About the trainer.
+
+    Attributes:
+        facts: About the trainer.
+        among_others: Rows of other environments are trained on too; the column ``environment``
+            tells which rows are ours.
     """
 
     def __init__(self, run: EnvironmentRun, facts: TrainerFacts) -> None:
         self.__name__ = run.environment.name
-        self._run, self._facts = run, facts
+        self._run, self.facts = run, facts
+        self.among_others = False
 
     async def __call__(
         self,
@@ -94,20 +100,34 @@ class SingleTurnReward:
             InvalidRow: If a row can't be read.
             UsageError: If a completion holds several turns.
         """
-        tasks = [
-            self._run.task(row_of_columns(columns, index, prompt))
-            for index, prompt in enumerate(prompts)
-        ]
-        turns = [_single_turn(completion) for completion in completions]
-        ids = completion_ids if completion_ids is not None else [()] * len(turns)
-        scoring = self._score(tasks, turns, ids)
-        outcomes = await self._run.loop.run_from(scoring)
-        return report(
+        ours = self._ours(columns, len(prompts))
+        tasks = [self._run.task(row_of_columns(columns, each, prompts[each])) for each in ours]
+        turns = [_single_turn(completions[each]) for each in ours]
+        ids = [completion_ids[each] if completion_ids is not None else () for each in ours]
+        outcomes = await self._run.loop.run_from(self._score(tasks, turns, ids))
+        given = report(
             [Attempt.of_outcome(outcome) for outcome in outcomes],
             environment=self._run.environment.name,
+            among_others=self.among_others,
+            boundaries=self.facts.boundaries,
             log_metric=log_metric,
             log_extra=log_extra,
         )
+        rewards: Rewards = [None] * len(prompts)
+        for index, reward in zip(ours, given, strict=True):
+            rewards[index] = reward
+        return rewards
+
+    def _ours(self, columns: Mapping[str, Any], total: int) -> Sequence[int]:
+        if not self.among_others:
+            return range(total)
+        named = columns.get(ENVIRONMENT)
+        if named is None:
+            raise UsageError(
+                f"the dataset has no column {ENVIRONMENT!r}, and there are several environments. "
+                "Fix: use the dataset of the spec that blended_spec gives."
+            )
+        return [index for index, name in enumerate(named) if name == self.__name__]
 
     def close(self) -> None:
         """Close the environment's resources; the next call opens them anew."""
@@ -123,14 +143,14 @@ class SingleTurnReward:
 
         async def bounded(index: int) -> Outcome:
             async with room:
-                cut = self._facts.was_cut(completion_ids[index])
+                cut = self.facts.was_cut(completion_ids[index])
                 return await self._attempt(tasks[index], turns[index], cut, index)
 
         return await asyncio.gather(*map(bounded, range(len(tasks))))
 
     async def _attempt(self, task: Task, turn: Sequence[Item], cut: bool, index: int) -> Outcome:
         episode = await self._run.episode(
-            task, seed=self._facts.seed, rollout_index=index, max_turns=1
+            task, seed=self.facts.seed, rollout_index=index, max_turns=1
         )
         async with episode:
             step = await episode.start()
@@ -157,10 +177,17 @@ class RolloutReward:
 
     Args:
         name: Of the environment; TRL logs the reward under it.
+        facts: About the trainer; `TrlSpec` gives them.
+
+    Attributes:
+        others: Names of the other environments of the run, each of which has a reward of its own;
+            rollouts of theirs get ``None`` here.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, facts: TrainerFacts | None = None) -> None:
         self.__name__ = name
+        self.facts = facts if facts is not None else TrainerFacts()
+        self.others: tuple[str, ...] = ()
 
     def __call__(
         self,
@@ -168,9 +195,9 @@ class RolloutReward:
         gym_attempt: Sequence[Attempt] | None = None,
         log_metric: LogMetric | None = None,
         log_extra: LogExtra | None = None,
-        **columns: Any,
+        **further: Any,
     ) -> Rewards:
-        """One reward a rollout, ``None`` where there is no verdict.
+        """One reward a rollout, ``None`` where there is no verdict, or another's environment.
 
         Raises:
             UsageError: If the rollouts are not ours.
@@ -180,9 +207,27 @@ class RolloutReward:
                 "this reward function belongs to gym_adapters' rollout_function, which did not "
                 "make these rollouts. Fix: give GRPOTrainer both, as trainer_arguments() does."
             )
-        return report(
-            gym_attempt, environment=self.__name__, log_metric=log_metric, log_extra=log_extra
+        ours = [
+            index
+            for index, attempt in enumerate(gym_attempt)
+            if not self.others or attempt.environment == self.__name__
+        ]
+        given = report(
+            [gym_attempt[index] for index in ours],
+            environment=self.__name__,
+            among_others=bool(self.others),
+            boundaries=self.facts.boundaries,
+            log_metric=log_metric,
+            log_extra=log_extra,
         )
+        # TRL strings together what several functions log of one column: one of them logs it.
+        if log_extra is not None and self.others and self.__name__ < min(self.others):
+            for column, values in columns(gym_attempt).items():
+                log_extra(column, values)
+        rewards: Rewards = [None] * len(prompts)
+        for index, reward in zip(ours, given, strict=True):
+            rewards[index] = reward
+        return rewards
 
 
 RewardFunction = Callable[..., Any]

@@ -36,7 +36,7 @@ def rollout_columns(rollouts: Sequence[Rollout], *, pad_id: int) -> dict[str, li
             segment = segments[0]
         else:
             segment = Segment((pad_id,), (pad_id,), (0,), (0.0,))
-            # Nothing was sampled, so nothing can be learnt; and one sample can't hold two segments.
+            # One sample can't hold two segments.
             attempt = replace(attempt, reward=None)
         trained = attempt.reward is not None
         columns["prompt_ids"].append(list(segment.prompt_ids))

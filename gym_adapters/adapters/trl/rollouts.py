@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
 from gym_adapters.adapters.environment_run import AnyEnvironment, EnvironmentRun
+from gym_adapters.adapters.failure_streak import FailureStreak
 from gym_adapters.adapters.trainer_sampling import TrainerSampling
+from gym_adapters.adapters.trl.environment_blend import (
+    Assignment,
+    EnvironmentBlend,
+    EnvironmentPart,
+    joined,
+)
+from gym_adapters.adapters.trl.reward import RolloutReward
 from gym_adapters.adapters.trl.rollout_columns import rollout_columns
-from gym_adapters.adapters.trl.rows import row_of_prompt
+from gym_adapters.adapters.trl.speech import Speech, check_template, speech_of
 from gym_adapters.adapters.trl.trainer_generation import (
     GeneratorSource,
     GrpoSampling,
@@ -25,13 +35,12 @@ from gym_adapters.adapters.trl.version import check_trl
 from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
 from gym_adapters.environment import EnvironmentConfig
 from gym_adapters.episode import EpisodeLimits
-from gym_adapters.errors import InvalidConfig, Unsupported
+from gym_adapters.errors import InvalidConfig, Unsupported, UsageError
 from gym_adapters.generation.chat import ChatModel
 from gym_adapters.generation.protocol import TokenGenerator
 from gym_adapters.rollout import Rollout
-from gym_adapters.rollouts.groups import compared
-from gym_adapters.task import Task
-from gym_adapters.tokens.protocol import ChatRenderer, OutputParser
+from gym_adapters.rollouts.collect import Agent
+from gym_adapters.rollouts.training_ledger import TrainingLedger
 
 __all__ = ["RolloutFunction", "rollout_function"]
 
@@ -42,10 +51,13 @@ def rollout_function(
     config: EnvironmentConfig | None = None,
     limits: EpisodeLimits | None = None,
     agent_limits: AgentLimits | None = None,
+    agent: Agent | None = None,
     max_tokens_per_turn: int | None = None,
     max_concurrency: int = 256,
     chat_format: str | None = None,
     generator: GeneratorSource | None = None,
+    ledger: Path | str | None = None,
+    eval_ledger: Path | str | None = None,
 ) -> RolloutFunction:
     """What ``GRPOTrainer(rollout_func=...)`` takes; its reward is `RolloutReward`.
 
@@ -57,24 +69,31 @@ def rollout_function(
         config: Its settings; by default those of its card.
         limits: Turns and times of an episode; by default the card's turns.
         agent_limits: Budgets of a rollout besides the trainer's ``max_completion_length``.
+        agent: Drives each episode; by default a `ToolAgent`. A foreign one is a `GatewayAgent`,
+            which is closed with the run.
         max_tokens_per_turn: Most tokens of one turn; the rollout's budget by default.
         max_concurrency: Most episodes at once.
         chat_format: How the model writes tool calls; detected from the chat template by default.
         generator: Another source of tokens than the trainer's own generation.
+        ledger: Folder to keep the rollouts of training in, as ``gym-adapters collect`` keeps its.
+        eval_ledger: The same for those of evaluation.
 
     Raises:
         Unsupported: If the environment asks for what one model and one sample a rollout can't give.
+        InvalidConfig: If both an agent and the limits of the default one are given.
     """
     check_trl()
+    if agent is not None and agent_limits is not None:
+        raise InvalidConfig("agent_limits are those of the default agent: give them to yours.")
     run = EnvironmentRun(environment, config=config, limits=limits)
     refuse_unsupported(Adapter.TRL_ROLLOUT, run.environment)
+    driver = agent if agent is not None else ToolAgent(agent_limits)
     return RolloutFunction(
-        run,
-        ToolAgent(agent_limits),
+        EnvironmentBlend([EnvironmentPart(run, driver, max_tokens_per_turn)]),
         generator if generator is not None else TrainerGeneration(max_batch_size=max_concurrency),
-        max_tokens_per_turn=max_tokens_per_turn,
         max_concurrency=max_concurrency,
         chat_format=chat_format,
+        ledgers={"train": ledger, "eval": eval_ledger},
     )
 
 
@@ -83,64 +102,62 @@ class _Batch:
     """One call of TRL.
 
     Attributes:
-        tasks: One a row, in TRL's order: each task `group_size` times in a row.
+        rows: Tasks in TRL's order: each `group_size` times in a row.
+        mode: ``train`` or ``eval``.
+        step: The trainer's.
         name: Unique among the calls of a run, and the same when it is run again.
         seed: Of the episodes.
         first_index: Place of the first row in the whole batch of all processes.
         group_size: Rollouts a task.
     """
 
-    tasks: Sequence[Task]
+    rows: Sequence[Assignment]
+    mode: str
+    step: int
     name: str
     seed: int
     first_index: int
     group_size: int
 
     def rollout_index(self, row: int) -> int:
-        return (self.first_index + row) % self.group_size
-
-
-@dataclass(frozen=True, slots=True)
-class _Speech:
-    """What it takes to speak to the trainer's model."""
-
-    renderer: ChatRenderer
-    parser: OutputParser
-    sampling: TrainerSampling
+        """Which attempt at its task a row is: those of later steps go on counting."""
+        return self.step * self.group_size + (self.first_index + row) % self.group_size
 
 
 class RolloutFunction:
     """Runs the episodes of a batch at once; make one with `rollout_function`.
 
     Args:
-        run: The environment.
-        agent: Drives each episode.
+        blend: The environments.
         source: Gives the trainer's generation.
-        max_tokens_per_turn: Most tokens of one turn.
         max_concurrency: Most episodes at once.
         chat_format: How the model writes tool calls; ``None`` to detect it.
+        ledgers: Folders to keep rollouts in, of the modes ``train`` and ``eval``.
+
+    Attributes:
+        blend: The environments.
     """
 
     def __init__(
         self,
-        run: EnvironmentRun,
-        agent: ToolAgent,
+        blend: EnvironmentBlend,
         source: GeneratorSource,
         *,
-        max_tokens_per_turn: int | None = None,
         max_concurrency: int = 256,
         chat_format: str | None = None,
+        ledgers: Mapping[str, Path | str | None] | None = None,
     ) -> None:
         if max_concurrency < 1:
             raise InvalidConfig(f"max_concurrency must be at least 1, not {max_concurrency}.")
-        self.__name__ = f"rollout_function({run.environment.name})"
-        self.run, self._agent, self._source = run, agent, source
-        self._max_tokens_per_turn = max_tokens_per_turn
+        self.__name__ = f"rollout_function({blend.name})"
+        self.blend, self._source = blend, source
         self._max_concurrency = max_concurrency
         self._chat_format = chat_format
-        self._speech: tuple[weakref.ref[Any], _Speech] | None = None
+        self._ledgers = dict(ledgers or {})
+        self._spoken: tuple[weakref.ref[Any], Speech, Mapping[str, TrainerSampling]] | None = None
         self._last_call = ("", -1, -1)
-        self._checked_template = False
+        self._checked = False
+        self._streak = FailureStreak()
 
     def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, list[Any]]:
         """Roll out every prompt once; prompts come repeated, one row a rollout.
@@ -152,25 +169,61 @@ class RolloutFunction:
         Raises:
             InvalidRow: If a prompt carries no row, or a bad one.
             Unsupported: If the chat template, the generator or the batch can't carry the rollouts.
+            UsageError: If the trainer's reward functions would count rewards twice, or not at all.
             EnvironmentFailure: If the environment's resources can't be opened.
+            RolloutError: If no rollout has had a reward for long.
         """
-        batch = self._batch([self.run.task(row_of_prompt(prompt)) for prompt in prompts], trainer)
-        speech = self._speech_of(trainer)
+        if not self._checked:
+            _check_rewards(trainer, self.blend)
+        batch = self._batch([self.blend.of_prompt(prompt) for prompt in prompts], trainer)
+        speech, samplings = self._speech_of(trainer)
         with self._source(trainer) as generator:
             model = _chat_model(trainer, generator, speech)
-            rollouts = self.run.loop.run(self._roll_out(batch, model, speech.sampling))
-        self._check_template(rollouts)
+            rollouts = self.blend.loop.run(self._roll_out(batch, model, samplings))
+        if not self._checked:
+            check_template(rollouts)
+        self._checked = True
+        self._keep(rollouts, batch, trainer)
+        self._streak.note(rollouts, batch.group_size)
         return rollout_columns(rollouts, pad_id=tokenizer_of(trainer).pad_token_id)
 
     def close(self) -> None:
-        """Close the environment's resources and the generator; the next call opens them anew."""
-        self._speech = None
+        """Close the environments, agents and the generator; the next call opens them anew."""
+        self._spoken = None
         close = getattr(self._source, "aclose", None)
         if close is not None:
-            self.run.loop.run(close())
-        self.run.close()
+            self.blend.loop.run(close())
+        self.blend.loop.run(self.blend.aclose())
+        self.blend.loop.close()
 
-    def _batch(self, tasks: Sequence[Task], trainer: Any) -> _Batch:
+    def with_others(self, others: Sequence[RolloutFunction]) -> RolloutFunction:
+        """One function for the environments of this one and of `others`.
+
+        How rollouts are sampled and kept is as this one does it; the others must do it alike.
+
+        Raises:
+            InvalidConfig: If two environments have one name, or two functions different settings.
+        """
+        for other in others:
+            if (other._chat_format, other._ledgers) != (self._chat_format, self._ledgers):
+                raise InvalidConfig(
+                    f"{other.__name__} has another chat_format or ledger than {self.__name__}. "
+                    "Fix: give all specs of a blend the same."
+                )
+            if other._source is not self._source and not _sample_alike(self, other):
+                raise InvalidConfig(
+                    f"{other.__name__} has another generator than {self.__name__}. "
+                    "Fix: give all specs of a blend the same one."
+                )
+        return RolloutFunction(
+            joined([self.blend, *(other.blend for other in others)]),
+            self._source,
+            max_concurrency=max(each._max_concurrency for each in (self, *others)),
+            chat_format=self._chat_format,
+            ledgers=self._ledgers,
+        )
+
+    def _batch(self, rows: Sequence[Assignment], trainer: Any) -> _Batch:
         training = bool(trainer.model.training)
         group_size = trainer.num_generations if training else trainer.num_generations_eval
         mode, step = "train" if training else "eval", int(trainer.state.global_step)
@@ -178,98 +231,124 @@ class RolloutFunction:
         again = self._last_call[:2] == (mode, step)
         call = self._last_call[2] + 1 if again else 0
         self._last_call = (mode, step, call)
-        first = trainer.accelerator.process_index * len(tasks)
-        if self.run.environment.capabilities().compares and (
-            first % group_size or len(tasks) % group_size
-        ):
+        first = trainer.accelerator.process_index * len(rows)
+        comparing = [name for name, part in self.blend.parts.items() if _compares(part)]
+        if comparing and (first % group_size or len(rows) % group_size):
             raise Unsupported(
-                f"{self.run.environment.name} compares the rollouts of a group, and a process "
-                f"holds {len(tasks)} rollouts of groups of {group_size}. Fix: make the batch of a "
+                f"{comparing[0]} compares the rollouts of a group, and a process "
+                f"holds {len(rows)} rollouts of groups of {group_size}. Fix: make the batch of a "
                 "process (per_device_train_batch_size × steps_per_generation) a multiple of "
                 "num_generations."
             )
         packed = f"{trainer.args.seed}:{mode}:{step}:{call}".encode()
         return _Batch(
-            tasks=tasks,
+            rows=rows,
+            mode=mode,
+            step=step,
             name=f"{mode}-{step}-{call}",
             seed=int.from_bytes(blake2b(packed, digest_size=6).digest()),
             first_index=first,
             group_size=group_size,
         )
 
-    def _speech_of(self, trainer: Any) -> _Speech:
-        from gym_adapters.tokens.output_parser import output_parser
-        from gym_adapters.tokens.template_renderer import TemplateRenderer
-
-        if self._speech is None or self._speech[0]() is not trainer:
-            tokenizer = tokenizer_of(trainer)
-            variables = trainer.chat_template_kwargs
-            speech = _Speech(
-                renderer=TemplateRenderer(tokenizer, template_kwargs=variables),
-                parser=output_parser(tokenizer, self._chat_format, template_kwargs=variables),
-                sampling=GrpoSampling(trainer, self._max_tokens_per_turn),
+    def _speech_of(self, trainer: Any) -> tuple[Speech, Mapping[str, TrainerSampling]]:
+        if self._spoken is None or self._spoken[0]() is not trainer:
+            speech = speech_of(
+                tokenizer_of(trainer), trainer.chat_template_kwargs, self._chat_format
             )
-            self._speech = (weakref.ref(trainer), speech)
-        return self._speech[1]
+            samplings = {
+                name: GrpoSampling(trainer, part.max_tokens_per_turn)
+                for name, part in self.blend.parts.items()
+            }
+            self._spoken = (weakref.ref(trainer), speech, samplings)
+        return self._spoken[1], self._spoken[2]
 
     async def _roll_out(
-        self, batch: _Batch, model: ChatModel, sampling: TrainerSampling
+        self, batch: _Batch, model: ChatModel, samplings: Mapping[str, TrainerSampling]
     ) -> list[Rollout]:
         room = asyncio.Semaphore(self._max_concurrency)
 
         async def bounded(row: int) -> Rollout:
             async with room:
-                return await self._one(batch, row, model, sampling)
+                return await _one(batch, row, model, samplings)
 
-        rollouts = await _all_or_none([bounded(row) for row in range(len(batch.tasks))])
-        if not self.run.environment.capabilities().compares:
+        rollouts = await _all_or_none([bounded(row) for row in range(len(batch.rows))])
+        parts = [row.part for row in batch.rows]
+        if not any(map(_compares, parts)):
             return rollouts
         size = batch.group_size
-        groups = [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
-        judged = await asyncio.gather(*[compared(self.run.environment, g) for g in groups])
+        judged = await asyncio.gather(
+            *[
+                parts[start].run.compared(rollouts[start : start + size])
+                for start in range(0, len(rollouts), size)
+            ]
+        )
         return [rollout for group in judged for rollout in group]
 
-    async def _one(
-        self, batch: _Batch, row: int, model: ChatModel, sampling: TrainerSampling
-    ) -> Rollout:
-        task = batch.tasks[row]
-        index = batch.rollout_index(row)
-        episode = await self.run.episode(task, seed=batch.seed, rollout_index=index)
-        return await self._agent.run(
-            episode,
-            model,
-            sampling=sampling(task),
-            request_id=f"{batch.name}-{batch.first_index + row}",
-            seed=batch.seed,
+    def _keep(self, rollouts: Sequence[Rollout], batch: _Batch, trainer: Any) -> None:
+        folder = self._ledgers.get(batch.mode)
+        if folder is None:
+            return
+        TrainingLedger(
+            folder,
+            model=_model_name(trainer),
+            seed=trainer.args.seed,
+            group_size=batch.group_size,
+            input=f"TRL, {batch.mode}",
+        ).append(rollouts)
+
+
+def _sample_alike(one: RolloutFunction, other: RolloutFunction) -> bool:
+    """Whether both sample with what the trainer has, in one way; functions may do anything."""
+    kind = type(one._source)
+    return kind is type(other._source) and kind is not FunctionType
+
+
+def _compares(part: EnvironmentPart) -> bool:
+    return part.run.environment.capabilities().compares
+
+
+def _check_rewards(trainer: Any, blend: EnvironmentBlend) -> None:
+    """Refuse reward functions of other environments, or one twice, before anything is sampled."""
+    names = [f.__name__ for f in trainer.reward_funcs if isinstance(f, RolloutReward)]
+    if names and sorted(names) != sorted(blend.parts):
+        raise UsageError(
+            f"GRPOTrainer has rewards of {', '.join(names)}, and its rollouts are of "
+            f"{', '.join(blend.parts)}: rewards would count twice, or not at all. Fix: put several "
+            "environments together with blended_spec, and use its trainer_arguments()."
         )
 
-    def _check_template(self, rollouts: Sequence[Rollout]) -> None:
-        """End a run whose chat template can't be trained on; told by its first batch."""
-        if self._checked_template:
-            return
-        self._checked_template = True
-        for rollout in rollouts:
-            failure = rollout.outcome.failure
-            if failure is not None and failure.error in _TEMPLATE_ERRORS:
-                raise Unsupported(failure.message)
+
+async def _one(
+    batch: _Batch, row: int, model: ChatModel, samplings: Mapping[str, TrainerSampling]
+) -> Rollout:
+    part, task = batch.rows[row].part, batch.rows[row].task
+    episode = await part.run.episode(task, seed=batch.seed, rollout_index=batch.rollout_index(row))
+    return await part.agent.run(
+        episode,
+        model,
+        sampling=samplings[part.name](task),
+        request_id=f"{batch.name}-{batch.first_index + row}",
+        seed=batch.seed,
+    )
 
 
-_TEMPLATE_ERRORS = ("TemplateRewritesHistory", "TemplateRefuses", "Unsupported")
-
-
-def _chat_model(trainer: Any, generator: TokenGenerator, speech: _Speech) -> Any:
+def _chat_model(trainer: Any, generator: TokenGenerator, speech: Speech) -> Any:
     from gym_adapters.generation.token_chat import TokenChatModel
 
-    name = getattr(trainer.model.config, "_name_or_path", "") or "policy"
     return TokenChatModel(
         generator,
         speech.renderer,
         speech.parser,
-        name=name,
+        name=_model_name(trainer),
         max_context=max_context_of(trainer),
         max_completion=trainer.max_completion_length,
         strict=True,
     )
+
+
+def _model_name(trainer: Any) -> str:
+    return getattr(trainer.model.config, "_name_or_path", "") or "policy"
 
 
 async def _all_or_none(rollouts: Sequence[Coroutine[Any, Any, Rollout]]) -> list[Rollout]:

@@ -12,10 +12,24 @@ from gym_adapters.errors import InvalidRow
 from gym_adapters.extras import require
 from gym_adapters.task import Task
 
-__all__ = ["ROW", "prompt_messages", "row_of_columns", "row_of_prompt", "trl_dataset"]
+__all__ = [
+    "ENVIRONMENT",
+    "ROW",
+    "blended_dataset",
+    "environment_of_prompt",
+    "prompt_messages",
+    "row_of_columns",
+    "row_of_prompt",
+    "trl_dataset",
+]
 
 ROW = "gym_row"
 """Column, or key of a prompt's first message, that holds a task's row as JSON text."""
+
+ENVIRONMENT = "environment"
+"""Column that names a row's environment where a dataset has rows of several; TRL's own name."""
+
+_IN_PROMPT = "gym_environment"
 
 # What TRL passes to a reward function besides the dataset's columns.
 _NOT_COLUMNS = frozenset(
@@ -47,19 +61,41 @@ def trl_dataset(tasks: Iterable[Task], *, row_in_prompt: bool = False) -> Any:
         InvalidRow: If there are no tasks.
         MissingExtra: Without datasets.
     """
+    return _dataset([("", task) for task in tasks], row_in_prompt)
+
+
+def blended_dataset(rows: Iterable[tuple[str, Task]], *, row_in_prompt: bool = False) -> Any:
+    """As `trl_dataset`, of several environments: the column ``environment`` names each row's.
+
+    Args:
+        rows: Names of environments, and their tasks.
+        row_in_prompt: As in `trl_dataset`; the prompt then tells its environment too.
+
+    Raises:
+        InvalidRow: If there are no tasks.
+        MissingExtra: Without datasets.
+    """
+    return _dataset(rows, row_in_prompt)
+
+
+def _dataset(rows: Iterable[tuple[str, Task]], row_in_prompt: bool) -> Any:
     datasets = require("datasets", "trl", "a dataset for TRL")
-    prompts: list[list[Message]] = []
-    rows: list[str] = []
-    for task in tasks:
+    columns: dict[str, list[Any]] = {"prompt": [], ROW: [], ENVIRONMENT: []}
+    for environment, task in rows:
         row = orjson.dumps(task.to_row()).decode()
         messages = prompt_messages(task.input)
         if row_in_prompt:
-            messages[0] = {**messages[0], ROW: row}
-        prompts.append(messages)
-        rows.append(row)
-    if not prompts:
+            named = {_IN_PROMPT: environment} if environment else {}
+            messages[0] = {**messages[0], **named, ROW: row}
+        columns["prompt"].append(messages)
+        columns[ROW].append(row)
+        columns[ENVIRONMENT].append(environment)
+    if not columns["prompt"]:
         raise InvalidRow("there are no tasks.", fix="give at least one.")
-    columns = {"prompt": prompts} if row_in_prompt else {"prompt": prompts, ROW: rows}
+    if row_in_prompt:
+        del columns[ROW]
+    if not any(columns[ENVIRONMENT]):
+        del columns[ENVIRONMENT]
     return datasets.Dataset.from_dict(columns)
 
 
@@ -78,6 +114,12 @@ def row_of_prompt(prompt: Sequence[Mapping[str, Any]] | str) -> dict[str, Any]:
         field=f"prompt[0].{ROW}",
         fix="make the dataset with trl_dataset(tasks, row_in_prompt=True), or use trl_spec.",
     )
+
+
+def environment_of_prompt(prompt: Sequence[Mapping[str, Any]] | str) -> str | None:
+    """The environment that a prompt of `blended_dataset` names; ``None`` where it names none."""
+    named = [] if isinstance(prompt, str) else [message.get(_IN_PROMPT) for message in prompt]
+    return next((name for name in named if isinstance(name, str)), None)
 
 
 def row_of_columns(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
 from gym_adapters.adapters.environment_run import AnyEnvironment
+from gym_adapters.adapters.trl.async_worker import RolloutWorker, rollout_worker
 from gym_adapters.adapters.trl.environments import (
     EnvironmentFactory,
     EnvironmentReward,
@@ -23,80 +24,134 @@ from gym_adapters.adapters.trl.reward import (
     survivors_only,
 )
 from gym_adapters.adapters.trl.rollouts import RolloutFunction, rollout_function
-from gym_adapters.adapters.trl.rows import ROW, trl_dataset
+from gym_adapters.adapters.trl.rows import ROW, blended_dataset, trl_dataset
 from gym_adapters.adapters.trl.trainer_facts import TrainerFacts
 from gym_adapters.environment import Environment
-from gym_adapters.errors import InvalidConfig, InvalidRow
+from gym_adapters.errors import InvalidConfig, InvalidRow, Unsupported
 from gym_adapters.registry import EnvironmentEntry, load_environment
+from gym_adapters.rollouts.blend import blended
 from gym_adapters.task import Task
 
-__all__ = ["TrlSpec", "Way", "trl_spec"]
+__all__ = ["SpecPart", "TrlSpec", "Way", "trl_spec"]
 
-Way = Literal["rollout", "environment_factory", "reward"]
-"""Whose loop runs the episodes: ours, TRL's tool loop, or none (a single turn)."""
+Way = Literal["rollout", "environment_factory", "reward", "async"]
+"""Whose loop runs the episodes: ours, TRL's tool loop, none (a single turn), or ours beside
+AsyncGRPOTrainer."""
 
 Tasks = Iterable[Task | Mapping[str, Any]] | Path | str
 """Tasks, rows, or a JSONL file of rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class SpecPart:
+    """One environment of a spec.
+
+    Attributes:
+        entry: The environment.
+        tasks: What is trained on.
+        eval_tasks: What is evaluated on.
+    """
+
+    entry: EnvironmentEntry
+    tasks: Sequence[Task]
+    eval_tasks: Sequence[Task]
+
+    @property
+    def name(self) -> str:
+        """The environment's name."""
+        return self.entry.environment.name
+
+
 @dataclass
 class TrlSpec:
-    """What GRPOTrainer takes for one environment; make one with `trl_spec`.
+    """What a trainer takes for its environments; make one with `trl_spec` or `blended_spec`.
 
     Attributes:
         way: Whose loop runs the episodes.
-        tasks: What is trained on.
-        eval_tasks: What is evaluated on; empty for nothing.
-        reward_funcs: The environment's reward, then the further ones.
+        parts: The environments.
+        reward_funcs: Each environment's reward, then the further ones.
         rollout_func: For the way ``rollout``.
-        environment_factory: For the way ``environment_factory``.
+        environment_factory: For the way ``environment_factory``; several by name.
+        rollout_worker: For the way ``async``.
         facts: About the trainer, once it is made.
-        close: Closes the environment's resources.
+        close: Closes the environments' resources.
     """
 
     way: Way
-    tasks: Sequence[Task]
-    eval_tasks: Sequence[Task]
+    parts: Sequence[SpecPart]
     reward_funcs: list[RewardFunction] = field(default_factory=list)
     rollout_func: RolloutFunction | None = None
-    environment_factory: EnvironmentFactory | None = None
+    environment_factory: EnvironmentFactory | dict[str, EnvironmentFactory] | None = None
+    rollout_worker: RolloutWorker | None = None
     facts: TrainerFacts = field(default_factory=TrainerFacts)
     close: Callable[[], None] = lambda: None
+
+    @property
+    def tasks(self) -> list[Task]:
+        """What is trained on, in the order of the dataset."""
+        return [task for _, task in self._rows([part.tasks for part in self.parts])]
+
+    @property
+    def eval_tasks(self) -> list[Task]:
+        """What is evaluated on; empty for nothing."""
+        return [task for _, task in self._rows([part.eval_tasks for part in self.parts])]
 
     @cached_property
     def train_dataset(self) -> Any:
         """A ``datasets.Dataset``, one row a task."""
-        return trl_dataset(self.tasks, row_in_prompt=self.way == "rollout")
+        return self._dataset([part.tasks for part in self.parts])
 
     @cached_property
     def eval_dataset(self) -> Any:
         """As `train_dataset`, of the evaluation tasks; ``None`` without any."""
         if not self.eval_tasks:
             return None
-        return trl_dataset(self.eval_tasks, row_in_prompt=self.way == "rollout")
+        return self._dataset([part.eval_tasks for part in self.parts])
 
     @cached_property
     def callbacks(self) -> list[Any]:
         """Callbacks the trainer must have: they tell the adapter about it, and close it."""
         from gym_adapters.adapters.trl.trainer_callback import GymCallback
 
-        columns = () if self.way == "rollout" else (ROW,)
-        return [GymCallback(self.facts, self.close, columns)]
+        columns = (ROW,) if self.way in ("environment_factory", "reward") else ()
+        learn = None if self.rollout_worker is None else self.rollout_worker.learn
+        return [GymCallback(self.facts, self.close, columns, learn)]
 
     def trainer_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for GRPOTrainer; add ``model``, ``args`` and what else you like."""
+        """Keyword arguments for GRPOTrainer; add ``model``, ``args`` and what else you like.
+
+        Those of the way ``async`` are for AsyncGRPOTrainer.
+        """
         arguments: dict[str, Any] = {
             "train_dataset": self.train_dataset,
-            "reward_funcs": list(self.reward_funcs),
             "callbacks": list(self.callbacks),
         }
-        if self.eval_tasks:
+        if self.rollout_worker is not None:
+            return {**arguments, "rollout_worker": self.rollout_worker}
+        arguments["reward_funcs"] = list(self.reward_funcs)
+        if self.eval_dataset is not None:
             arguments["eval_dataset"] = self.eval_dataset
         if self.rollout_func is not None:
             arguments["rollout_func"] = self.rollout_func
         if self.environment_factory is not None:
             arguments["environment_factory"] = self.environment_factory
         return arguments
+
+    def rows(self) -> list[tuple[str, Task]]:
+        """Name of the environment and task of each row of the dataset."""
+        return self._rows([part.tasks for part in self.parts])
+
+    def _rows(self, streams: Sequence[Sequence[Task]]) -> list[tuple[str, Task]]:
+        # In proportion to how many there are: all of them end together.
+        weights = [max(len(stream), 1) for stream in streams]
+        return [(self.parts[index].name, task) for index, task in blended(streams, weights)]
+
+    def _dataset(self, streams: Sequence[Sequence[Task]]) -> Any:
+        in_prompt = self.way in ("rollout", "async")
+        rows = self._rows(streams)
+        if len(self.parts) == 1:
+            return trl_dataset([task for _, task in rows], row_in_prompt=in_prompt)
+        return blended_dataset(rows, row_in_prompt=in_prompt)
 
 
 def trl_spec(
@@ -108,7 +163,7 @@ def trl_spec(
     reward_funcs: Sequence[RewardFunction] = (),
     **options: Any,
 ) -> TrlSpec:
-    """Everything GRPOTrainer needs to train on `environment`.
+    """Everything GRPOTrainer, or AsyncGRPOTrainer, needs to train on `environment`.
 
     ::
 
@@ -120,11 +175,13 @@ def trl_spec(
         tasks: Tasks, or a JSONL file of rows; by default the environment's examples.
         eval_tasks: The same for evaluation.
         way: ``rollout`` carries every environment; ``environment_factory`` uses TRL's own tool
-            loop, for environments of tools alone; ``reward`` is for one turn without tools.
+            loop, for environments of tools alone; ``reward`` is for one turn without tools;
+            ``async`` is for AsyncGRPOTrainer, which samples while it trains.
         reward_funcs: Further reward functions, added to the environment's. Those of the way
             ``rollout`` are made to leave failed rollouts out; of the other ways they must do so
-            themselves.
-        **options: Of `rollout_function`, `environment_factory` or `reward_function`.
+            themselves. There are none of the way ``async``.
+        **options: Of `rollout_function`, `environment_factory`, `reward_function` or
+            `rollout_worker`.
 
     Raises:
         Unsupported: If the way can't carry the environment or one of the rows.
@@ -137,11 +194,20 @@ def trl_spec(
     rows = _tasks(entry, tasks)
     tests = _tasks(entry, eval_tasks) if eval_tasks is not None else []
     refuse_unsupported(_ADAPTERS[way], entry.environment, [*rows, *tests])
-    spec = TrlSpec(way, rows, tests)
+    spec = TrlSpec(way, [SpecPart(entry, rows, tests)])
+    if way == "async":
+        if tests or reward_funcs:
+            raise Unsupported(
+                "AsyncGRPOTrainer evaluates nothing, and takes the rewards that its rollout worker "
+                "gives. Fix: leave out eval_tasks and reward_funcs, and score in the environment."
+            )
+        spec.rollout_worker = rollout_worker(entry, rows, **options)
+        spec.close = spec.rollout_worker.close
+        return spec
     if way == "rollout":
         spec.rollout_func = rollout_function(entry, **options)
         spec.close = spec.rollout_func.close
-        own: RewardFunction = RolloutReward(entry.environment.name)
+        own: RewardFunction = RolloutReward(entry.environment.name, spec.facts)
         spec.reward_funcs = [own, *map(survivors_only, reward_funcs)]
         return spec
     if way == "environment_factory":
@@ -159,6 +225,7 @@ _ADAPTERS: dict[Way, Adapter] = {
     "rollout": Adapter.TRL_ROLLOUT,
     "environment_factory": Adapter.TRL_ENVIRONMENT_FACTORY,
     "reward": Adapter.TRL_REWARD,
+    "async": Adapter.TRL_ASYNC,
 }
 
 
@@ -171,7 +238,7 @@ def _entry(environment: object) -> EnvironmentEntry:
         return EnvironmentEntry(environment.name, environment, None)
     raise InvalidConfig(
         f"one environment is trained on: its class, registry entry or name, not {environment!r}. "
-        "Fix: for several, train one after the other."
+        "Fix: for several, make a spec of each, and blended_spec(...) of them."
     )
 
 

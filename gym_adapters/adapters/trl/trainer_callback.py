@@ -23,6 +23,7 @@ class GymCallback(TrainerCallback):
         facts: To be filled in.
         close: Called when training ends; what is used again after that is opened anew.
         columns: Dataset columns that must reach the reward function.
+        learn: Given the arguments, the model and the tokenizer, once they are known.
     """
 
     def __init__(
@@ -30,8 +31,10 @@ class GymCallback(TrainerCallback):
         facts: TrainerFacts,
         close: Callable[[], None],
         columns: Sequence[str] = (),
+        learn: Callable[[Any, Any, Any], None] | None = None,
     ) -> None:
         self._facts, self._close, self._columns = facts, close, tuple(columns)
+        self._learn = learn
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Learn and check.
@@ -39,13 +42,17 @@ class GymCallback(TrainerCallback):
         Raises:
             InvalidConfig: If the arguments would take from the adapter what it needs.
         """
-        self._facts.learn(args, kwargs.get("model"), kwargs.get("processing_class"))
+        model, tokenizer = kwargs.get("model"), kwargs.get("processing_class")
+        self._facts.learn(args, model, tokenizer)
+        if self._learn is not None:
+            self._learn(args, model, tokenizer)
         if self._columns and getattr(args, "remove_unused_columns", False):
             raise InvalidConfig(
                 f"remove_unused_columns=True would drop {', '.join(self._columns)}. "
                 "Fix: leave it at GRPOConfig's default, False."
             )
-        if getattr(args, "top_p", 1.0) != 1.0 or getattr(args, "top_k", 0):
+        # vLLM's word for no top_k is -1.
+        if getattr(args, "top_p", 1.0) != 1.0 or (getattr(args, "top_k", 0) or 0) > 0:
             log.warning(
                 "top_p=%s and top_k=%s cut the distribution that is sampled from, which biases "
                 "importance ratios; train with top_p=1 and top_k=0",

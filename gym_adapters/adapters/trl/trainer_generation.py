@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from inspect import signature
 from typing import Any, TypeVar
 
 from gym_adapters.adapters.trainer_sampling import TrainerSampling
@@ -17,6 +19,7 @@ __all__ = [
     "GrpoSampling",
     "TrainerGeneration",
     "max_context_of",
+    "sampling_params",
     "tokenizer_of",
 ]
 
@@ -80,11 +83,13 @@ class TrainerGeneration:
                 "rollout_function can't generate with transformers under FSDP, where all processes "
                 "must take every step together. Fix: use_vllm=True."
             )
+        unwrapping = {"gather_deepspeed3_params": trainer.args.ds3_gather_for_generation}
+        # TRL 1.15 knows no such argument.
+        if "gradient_checkpointing_kwargs" in signature(unwrap_model_for_generation).parameters:
+            checkpointing = trainer.args.gradient_checkpointing_kwargs
+            unwrapping["gradient_checkpointing_kwargs"] = checkpointing
         with unwrap_model_for_generation(
-            trainer.model_wrapped,
-            trainer.accelerator,
-            gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
-            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+            trainer.model_wrapped, trainer.accelerator, **unwrapping
         ) as model:
 
             def make(trainer: Any) -> TransformersGenerator:
@@ -144,17 +149,26 @@ class GrpoSampling(TrainerSampling):
     """
 
     def __init__(self, trainer: Any, max_tokens: int | None = None) -> None:
-        extras = dict(trainer.args.generation_kwargs or {})
-        if trainer.min_p:
-            extras["min_p"] = trainer.min_p
-        if trainer.repetition_penalty != 1.0:
-            extras["repetition_penalty"] = trainer.repetition_penalty
-        super().__init__(
-            SamplingParams(
-                max_tokens=max_tokens,
-                temperature=trainer.temperature,
-                top_p=trainer.top_p,
-                top_k=max(trainer.top_k or 0, 0),
-                extras=extras,
-            )
-        )
+        params = sampling_params(trainer, trainer.args.generation_kwargs)
+        super().__init__(replace(params, max_tokens=max_tokens))
+
+
+def sampling_params(settings: Any, further: Mapping[str, Any] | None = None) -> SamplingParams:
+    """The sampling that a trainer, or its arguments, ask for.
+
+    Args:
+        settings: What has ``temperature``, ``top_p``, ``top_k``, ``min_p`` and
+            ``repetition_penalty``.
+        further: Settings by the engine's names.
+    """
+    extras = dict(further or {})
+    if settings.min_p:
+        extras["min_p"] = settings.min_p
+    if settings.repetition_penalty != 1.0:
+        extras["repetition_penalty"] = settings.repetition_penalty
+    return SamplingParams(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=max(settings.top_k or 0, 0),
+        extras=extras,
+    )

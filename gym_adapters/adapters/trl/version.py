@@ -5,13 +5,16 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from gym_adapters.adapters.tested_version import warn_unless_tested
+from gym_adapters.adapters.tested_version import is_tested, warn_unless_tested
 from gym_adapters.errors import MissingExtra
 
-__all__ = ["TESTED", "check_trl"]
+__all__ = ["ALSO_TESTED", "TESTED", "check_trl"]
 
 TESTED = (1, 16)
 """Major and minor version. What this adapter builds on is experimental in TRL."""
+
+ALSO_TESTED = (1, 15)
+"""The one before: Unsloth's own requirements hold TRL there."""
 
 
 @cache
@@ -25,6 +28,8 @@ def check_trl() -> None:
         installed = version("trl")
     except PackageNotFoundError as error:
         raise MissingExtra("trl", package="trl", needed_for="the TRL adapter") from error
+    if is_tested(installed, ALSO_TESTED):
+        return
     warn_unless_tested(
         "TRL",
         installed,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import blake2b
@@ -31,7 +32,7 @@ from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.generation.token_chat import TokenChatModel
 from gym_adapters.registry import load_environment
 from gym_adapters.rollout import Rollout
-from gym_adapters.rollouts.groups import compared
+from gym_adapters.rollouts.training_ledger import TrainingLedger
 from gym_adapters.tokens.output_parser import output_parser
 from gym_adapters.tokens.template_renderer import TemplateRenderer
 
@@ -95,16 +96,34 @@ class GymAgentLoop(AgentLoopBase):
             generator,
             _sampling(_as_text(sampling_params)),
             seed=_seed(self._settings.seed, step, group.policy.validate),
-            session=session,
+            # Attempts are counted over the whole run: a task may come back.
+            index=step * group.policy.size + session,
             request_id=f"{row['uid']}-{session}",
         )
 
-        def judge(rollouts: Sequence[Rollout]) -> Awaitable[Sequence[Rollout]]:
-            return compared(run.environment, rollouts)
+        async def judge(rollouts: Sequence[Rollout]) -> Sequence[Rollout]:
+            judged = await run.compared(rollouts)
+            await self._keep(judged, group)
+            return judged
 
         ended = checked(rollout, self._settings.bounds)
         kept = await group.settle(session, ended, judge)
         return [] if kept is None else self._outputs(kept, generator, identity.components)
+
+    async def _keep(self, rollouts: Sequence[Rollout], group: RolloutGroup) -> None:
+        """Append a group to the ledger of its kind, where there is one."""
+        settings, policy = self._settings, group.policy
+        folder = settings.validation_ledger if policy.validate else settings.ledger
+        if folder is None:
+            return
+        ledger = TrainingLedger(
+            folder,
+            model=settings.model,
+            seed=settings.seed,
+            group_size=policy.size,
+            input=f"verl, {'validation' if policy.validate else 'training'}",
+        )
+        await asyncio.to_thread(ledger.append, rollouts)
 
     def _group(self) -> RolloutGroup:
         group = current_group()
@@ -123,7 +142,7 @@ class GymAgentLoop(AgentLoopBase):
         sampling: TrainerSampling,
         *,
         seed: int,
-        session: int,
+        index: int,
         request_id: str,
     ) -> Rollout:
         speech = speech_of(self.tokenizer, self.apply_chat_template_kwargs)
@@ -139,7 +158,7 @@ class GymAgentLoop(AgentLoopBase):
             strict=not self._settings.takes_segments,
         )
         task = run.task(dict(identity.row))
-        episode = await run.episode(task, seed=seed, rollout_index=session)
+        episode = await run.episode(task, seed=seed, rollout_index=index)
         return await ToolAgent(AgentLimits(turn_timeout=TURN_TIMEOUT)).run(
             episode,
             BoundedPrompt(chat, bounds.prompt),

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from gym_adapters.adapters.failure_streak import problem_of
 from gym_adapters.errors import GymAdaptersError
 from gym_adapters.rollout import Rollout
 
@@ -104,24 +105,27 @@ class RolloutGroup:
     @property
     def was_dropped(self) -> bool:
         """Whether the group gave no rows; known once all sessions have ended."""
-        return sum(map(is_trainable, self._verdicts())) < self.policy.fewest
+        return sum(map(is_trainable, self.verdicts.values())) < self.policy.fewest
 
     def failures(self) -> list[str]:
         """What went wrong, one line a rollout that can't be trained on."""
-        reasons = [why for it in self._verdicts() if (why := untrainable_because(it)) is not None]
+        verdicts = self.verdicts.values()
+        reasons = [why for it in verdicts if (why := problem_of(it)) is not None]
         return [*reasons, *(f"{type(error).__name__}: {error}" for error in self.errors)]
 
-    def _verdicts(self) -> Sequence[Rollout]:
+    @property
+    def verdicts(self) -> dict[int, Rollout]:
+        """The judged rollouts by session; empty before all have ended, and where judging failed."""
         judged = self._judged
         if judged is None or not judged.done() or judged.cancelled() or judged.exception():
-            return ()
-        return judged.result()
+            return {}
+        return dict(zip(sorted(self.rollouts), judged.result(), strict=True))
 
     async def _judge(self, judge: Judge, order: Sequence[int]) -> Sequence[Rollout]:
         return await judge([self.rollouts[session] for session in order])
 
     def _why(self, judged: dict[int, Rollout], survivors: int) -> str:
-        reasons = [why for it in judged.values() if (why := untrainable_because(it)) is not None]
+        reasons = [why for it in judged.values() if (why := problem_of(it)) is not None]
         lost = self.policy.size - len(judged)
         if lost:
             reasons.append(f"{lost} ended with an error: {self.errors}")
@@ -134,17 +138,7 @@ class RolloutGroup:
 
 def is_trainable(rollout: Rollout) -> bool:
     """Whether it has a reward, and tokens to give it to."""
-    return untrainable_because(rollout) is None
-
-
-def untrainable_because(rollout: Rollout) -> str | None:
-    """Why `rollout` can't be trained on; ``None`` where it can."""
-    failure = rollout.outcome.failure
-    if failure is not None:
-        return f"{failure.boundary.value}: {failure.message}"
-    if not rollout.segments:
-        return f"the policy sampled nothing ({rollout.outcome.stop_reason.value})"
-    return None
+    return problem_of(rollout) is None
 
 
 _GROUP: ContextVar[RolloutGroup | None] = ContextVar("gym_adapters_rollout_group", default=None)

@@ -5,23 +5,20 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from gym_adapters.adapters.failure_streak import MOST_IN_A_ROW
 from gym_adapters.adapters.verl.rollout_group import RolloutGroup
 from gym_adapters.errors import InvalidRow, RolloutError, Unsupported, UsageError
 
-__all__ = ["MOST_IN_A_ROW", "RunHealth"]
+__all__ = ["RunHealth"]
 
 log = logging.getLogger(__name__)
-
-MOST_IN_A_ROW = 64
-"""Prompts of one worker left out one after the other, until the run ends: verl replaces a prompt
-that is left out by another one, for ever."""
 
 _TEMPLATE_ERRORS = ("TemplateRewritesHistory", "TemplateRefuses", "Unsupported")
 
 
 @dataclass(slots=True)
 class RunHealth:
-    """What one worker has seen.
+    """What one worker has seen. verl replaces a prompt that is left out by another one, for ever.
 
     Attributes:
         dropped: Prompts left out since the last that was not.

@@ -32,6 +32,9 @@ class RunSettings:
         has_baseline: Whether the advantage estimator compares the rollouts of a group.
         takes_segments: Whether a rollout may be several training samples.
         seed: Of the run.
+        model: Name or folder of the policy.
+        ledger: Folder to keep the rollouts of training in; ``+gym_adapters.ledger``.
+        validation_ledger: The same for validation; ``+gym_adapters.validation_ledger``.
     """
 
     bounds: SampleBounds
@@ -41,6 +44,9 @@ class RunSettings:
     has_baseline: bool
     takes_segments: bool
     seed: int
+    model: str = "policy"
+    ledger: str | None = None
+    validation_ledger: str | None = None
 
     @classmethod
     def of(cls, config: Any) -> RunSettings:
@@ -53,6 +59,7 @@ class RunSettings:
         rollout = config.actor_rollout_ref.rollout
         _refuse(config, rollout)
         estimator = str(config.algorithm.adv_estimator)
+        own = config.get("gym_adapters") or {}
         return cls(
             bounds=SampleBounds(int(rollout.prompt_length), int(rollout.response_length)),
             max_context=rollout.get("max_model_len"),
@@ -62,6 +69,9 @@ class RunSettings:
             # For the others verl counts every sample of a rollout as a rollout of its group.
             takes_segments=estimator == "grpo",
             seed=int(config.data.get("seed") or 0),
+            model=str(config.actor_rollout_ref.model.path),
+            ledger=own.get("ledger"),
+            validation_ledger=own.get("validation_ledger"),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ pytest.importorskip("torch", reason="needs the extra gym-adapters[nemo-rl]")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from chat_server import ChatServer
+from scripted_policy import said
 
 from gym_adapters import Task, load_environment
+from gym_adapters.testing import nemo_rl_checkout
+from gym_adapters.testing.nemo_rl_server import NemoChatServer
 from gym_adapters.testing.tiny_tokenizer import tiny_tokenizer
 
 
@@ -32,17 +35,15 @@ def sums() -> list[Task]:
 
 
 @pytest.fixture
-def server(tokenizer: Any) -> Iterator[ChatServer]:
-    with ChatServer(tokenizer) as running:
+def server(tokenizer: Any) -> Iterator[NemoChatServer]:
+    with NemoChatServer(tokenizer, partial(said, tokenizer)) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def nemo_rl() -> Any:
     """The shim, with NeMo RL importable."""
-    import nemo_checkout
-
-    reason = nemo_checkout.install()
+    reason = nemo_rl_checkout.install()
     if reason is not None:
         pytest.skip(reason)
-    return nemo_checkout
+    return nemo_rl_checkout

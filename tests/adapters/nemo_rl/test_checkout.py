@@ -8,14 +8,14 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import in_process
 import pytest
 import torch
-from chat_server import ChatServer
-from scripted_policy import kind_of
+from scripted_policy import kind_of, said
 
 from gym_adapters import Task, load_environment
 from gym_adapters.adapters.nemo_rl import launcher
@@ -23,6 +23,7 @@ from gym_adapters.adapters.nemo_rl.rows import nemo_rl_rows, write_nemo_rl_rows
 from gym_adapters.adapters.nemo_rl.spinup import spinup_rollout_actor
 from gym_adapters.adapters.nemo_rl.survivors import SCORED_ROLE, TASK_ID
 from gym_adapters.rollout import Rollout
+from gym_adapters.testing.nemo_rl_server import NemoChatServer
 
 pytestmark = [
     pytest.mark.full,
@@ -35,7 +36,6 @@ pytestmark = [
 ]
 
 GENERATIONS = 4
-FAILS = 5
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +96,18 @@ def exact_batch(registered: Any, sums: list[Task], tmp_path: Path) -> Callable[[
 
 
 @pytest.fixture
-def own_server(registered: Any, tokenizer: Any) -> Iterator[ChatServer]:
+def own_server(registered: Any, tokenizer: Any) -> Iterator[NemoChatServer]:
     """Joins prefix and template by NeMo RL's own function."""
     utils = registered.quietly("nemo_rl.models.generation.openai_server_utils")
-    with ChatServer(tokenizer, utils.replace_prefix_tokens) as running:
+    with NemoChatServer(
+        tokenizer, partial(said, tokenizer), utils.replace_prefix_tokens
+    ) as running:
         yield running
 
 
-def rolled_out(nemo_rl: Any, cluster: Any, server: ChatServer, tokenizer: Any, batch: Any) -> Any:
+def rolled_out(
+    nemo_rl: Any, cluster: Any, server: NemoChatServer, tokenizer: Any, batch: Any
+) -> Any:
     from stub_generation import StubGeneration
 
     rollouts = nemo_rl.quietly("nemo_rl.experience.rollouts")
@@ -151,7 +155,7 @@ def expected_of(rollout: Rollout) -> tuple[list[int], list[int], list[float]]:
 def test_the_exact_path_trains_on_the_tokens_masks_logprobs_and_rewards_of_our_agent(
     registered: Any,
     cluster: Any,
-    own_server: ChatServer,
+    own_server: NemoChatServer,
     tokenizer: Any,
     sums: list[Task],
     exact_batch: Callable[[], Any],
@@ -165,35 +169,6 @@ def test_the_exact_path_trains_on_the_tokens_masks_logprobs_and_rewards_of_our_a
     assert len(set(batch["total_reward"].tolist())) == 2
     assert not batch["mask_sample"].any()
     assert result.rollout_metrics["arithmetic_tools/failed/mean"] == 0.0
-
-
-def test_survivors_have_the_advantages_of_the_group_without_the_failure(
-    registered: Any,
-    cluster: Any,
-    own_server: ChatServer,
-    tokenizer: Any,
-    exact_batch: Callable[[], Any],
-) -> None:
-    own_server.failures[f"0-{FAILS}"] = 500
-    result = rolled_out(registered, cluster, own_server, tokenizer, exact_batch())
-    batch, prompts = result.final_batch, result.input_ids
-    assert batch["mask_sample"].nonzero().flatten().tolist() == [FAILS]
-    grpo = registered.quietly("nemo_rl.algorithms.grpo")
-    assert grpo._apply_mask_sample_filter(batch) == 1
-    assert batch["loss_multiplier"][FAILS] == 0
-    advantages = registered.quietly("nemo_rl.algorithms.advantage_estimator")
-    estimator = advantages.GRPOAdvantageEstimator(advantages.AdvEstimatorConfig(), None)
-    mask = torch.ones(len(prompts), 2)
-    rewards = batch["total_reward"]
-    told = estimator.compute_advantage(prompts, rewards, mask, repeated_batch=batch)
-    kept = [row for row in range(len(prompts)) if row != FAILS]
-    plain = type(estimator).compute_advantage.__wrapped__
-    groups = torch.arange(len(prompts)).unsqueeze(-1) // GENERATIONS
-    alone = plain(estimator, groups[kept], rewards[kept], mask[kept])
-    assert told[kept].tolist() == alone.tolist()
-    assert told[FAILS].tolist() == [0.0, 0.0]
-    naive = plain(estimator, groups, rewards, mask)
-    assert naive[kept].tolist() != told[kept].tolist()
 
 
 @pytest.fixture

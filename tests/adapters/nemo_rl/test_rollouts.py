@@ -6,7 +6,6 @@ from typing import Any
 
 import in_process
 import pytest
-from chat_server import ChatServer
 from in_process import stamped
 from scripted_policy import kind_of, spelled
 
@@ -15,10 +14,11 @@ from gym_adapters.adapters.nemo_rl.message_logs import message_log
 from gym_adapters.adapters.nemo_rl.rollouts import RolloutActor
 from gym_adapters.adapters.nemo_rl.rows import nemo_rl_rows
 from gym_adapters.errors import InvalidConfig, InvalidRow, Unsupported, UsageError
+from gym_adapters.testing.nemo_rl_server import NemoChatServer
 
 
 @pytest.fixture
-async def actor(server: ChatServer, tokenizer: Any) -> AsyncIterator[RolloutActor]:
+async def actor(server: NemoChatServer, tokenizer: Any) -> AsyncIterator[RolloutActor]:
     made = RolloutActor(server.url, "policy")
     made.set_tokenizer(tokenizer)
     yield made
@@ -47,7 +47,7 @@ async def test_tokens_masks_logprobs_and_rewards_are_those_of_the_agent_in_proce
 
 
 async def test_a_failed_rollout_is_masked_and_the_others_are_as_without_it(
-    actor: RolloutActor, server: ChatServer, sums: list[Task]
+    actor: RolloutActor, server: NemoChatServer, sums: list[Task]
 ) -> None:
     rows = stamped(nemo_rl_rows("arithmetic_tools", sums[:1]), 4)
     server.failures["0-2"] = 500
@@ -67,7 +67,7 @@ async def test_timings_come_with_the_last_result(actor: RolloutActor, sums: list
 
 
 async def test_rewards_relative_to_the_group_are_made_over_the_rows_of_a_task(
-    actor: RolloutActor, server: ChatServer, tokenizer: Any
+    actor: RolloutActor, server: NemoChatServer, tokenizer: Any
 ) -> None:
     environment = load_environment("preference").environment
     tasks = list(environment.generate_tasks(1, seed=0, difficulty=1.0))
@@ -81,7 +81,7 @@ async def test_rewards_relative_to_the_group_are_made_over_the_rows_of_a_task(
 
 
 async def test_a_template_that_the_server_does_not_share_ends_the_run(
-    actor: RolloutActor, server: ChatServer, sums: list[Task]
+    actor: RolloutActor, server: NemoChatServer, sums: list[Task]
 ) -> None:
     server.opening = "<think>\n"
     with pytest.raises(Unsupported, match="same template"):
@@ -95,7 +95,7 @@ async def test_rows_of_somebody_else_and_no_rows_are_refused(actor: RolloutActor
         await streamed(actor, [])
 
 
-async def test_the_tokenizer_comes_first(server: ChatServer, sums: list[Task]) -> None:
+async def test_the_tokenizer_comes_first(server: NemoChatServer, sums: list[Task]) -> None:
     actor = RolloutActor(server.url, "policy")
     with pytest.raises(UsageError, match="set_tokenizer"):
         await streamed(actor, stamped(nemo_rl_rows("arithmetic_tools", sums[:1])))

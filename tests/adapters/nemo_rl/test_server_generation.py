@@ -3,12 +3,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from chat_server import ChatServer
 from scripted_policy import logprobs, spelled
 
 from gym_adapters.adapters.nemo_rl.server_generation import NemoServerGenerator
 from gym_adapters.errors import InvalidConfig, ModelError, Unsupported
 from gym_adapters.generation.protocol import SamplingParams
+from gym_adapters.testing.nemo_rl_server import NemoChatServer
 
 SAMPLING = SamplingParams(max_tokens=50, stop_token_ids=(258,))
 CONTEXT = (
@@ -18,7 +18,7 @@ CONTEXT = (
 
 
 @pytest.fixture
-async def generator(server: ChatServer, tokenizer: Any) -> Any:
+async def generator(server: NemoChatServer, tokenizer: Any) -> Any:
     made = NemoServerGenerator(
         server.url, model="policy", eos_token_id=tokenizer.eos_token_id, attempts=2
     )
@@ -27,7 +27,7 @@ async def generator(server: ChatServer, tokenizer: Any) -> Any:
 
 
 async def test_the_server_reads_exactly_the_context_and_its_tokens_come_back(
-    server: ChatServer, generator: NemoServerGenerator, tokenizer: Any
+    server: NemoChatServer, generator: NemoServerGenerator, tokenizer: Any
 ) -> None:
     server.say = lambda ids, name: spelled(tokenizer, f"to {name}<|im_end|>")
     ids = spelled(tokenizer, CONTEXT)
@@ -39,7 +39,7 @@ async def test_the_server_reads_exactly_the_context_and_its_tokens_come_back(
 
 
 async def test_a_request_asks_for_what_nemo_rl_insists_on(
-    server: ChatServer, generator: NemoServerGenerator, tokenizer: Any
+    server: NemoChatServer, generator: NemoServerGenerator, tokenizer: Any
 ) -> None:
     server.say = lambda ids, name: spelled(tokenizer, "x" * 9)
     sampling = SamplingParams(max_tokens=5, temperature=0.7, top_p=0.9, stop_token_ids=(258,))
@@ -55,7 +55,7 @@ async def test_a_request_asks_for_what_nemo_rl_insists_on(
 
 
 async def test_an_opening_that_is_not_the_templates_is_refused(
-    server: ChatServer, generator: NemoServerGenerator, tokenizer: Any
+    server: NemoChatServer, generator: NemoServerGenerator, tokenizer: Any
 ) -> None:
     server.opening = "<think>\n"
     with pytest.raises(Unsupported, match="opens the assistant's turn in another way"):
@@ -63,7 +63,7 @@ async def test_an_opening_that_is_not_the_templates_is_refused(
 
 
 async def test_a_context_without_an_end_of_sequence_token_is_refused(
-    server: ChatServer, generator: NemoServerGenerator, tokenizer: Any
+    server: NemoChatServer, generator: NemoServerGenerator, tokenizer: Any
 ) -> None:
     with pytest.raises(Unsupported, match="no end-of-sequence token"):
         await generator.generate(spelled(tokenizer, "plain"), SAMPLING, request_id="a")
@@ -71,7 +71,7 @@ async def test_a_context_without_an_end_of_sequence_token_is_refused(
 
 
 async def test_a_server_error_names_what_it_said(
-    server: ChatServer, generator: NemoServerGenerator, tokenizer: Any
+    server: NemoChatServer, generator: NemoServerGenerator, tokenizer: Any
 ) -> None:
     server.failures["a"] = 500
     with pytest.raises(ModelError, match="answered 500: told to fail"):
@@ -94,7 +94,7 @@ async def test_sampling_that_the_server_would_refuse_is_refused_first(
 
 
 async def test_the_context_length_is_the_servers(
-    server: ChatServer, generator: NemoServerGenerator
+    server: NemoChatServer, generator: NemoServerGenerator
 ) -> None:
     server.max_model_len = 777
     assert await generator.max_context() == 777

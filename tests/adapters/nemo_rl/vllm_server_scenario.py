@@ -21,11 +21,10 @@ from typing import Any
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
 
-import nemo_checkout
-
 from gym_adapters import load_environment
 from gym_adapters.adapters.nemo_rl.rollouts import RolloutActor
 from gym_adapters.adapters.nemo_rl.rows import nemo_rl_rows
+from gym_adapters.testing import nemo_rl_checkout
 from gym_adapters.testing.tiny_model import tiny_policy
 
 SAMPLING = {"temperature": 0.8, "top_p": 1.0}
@@ -46,7 +45,7 @@ def own_server(policy: Any) -> tuple[str, Any]:
         "vllm.entrypoints.openai.engine.protocol",
         importlib.import_module("vllm.entrypoints.serve.engine.protocol"),
     )
-    worker = nemo_checkout.quietly("nemo_rl.models.generation.vllm.vllm_worker_async")
+    worker = nemo_rl_checkout.quietly("nemo_rl.models.generation.vllm.vllm_worker_async")
     arguments = AsyncEngineArgs(
         model=str(policy.model_path),
         enforce_eager=True,
@@ -131,7 +130,7 @@ def recomputed(policy: Any, log: list[dict[str, Any]]) -> float:
 
 def main(target: Path) -> None:
     warnings.simplefilter("ignore")
-    reason = nemo_checkout.install()
+    reason = nemo_rl_checkout.install()
     if reason is not None:
         raise SystemExit(reason)
     policy = tiny_policy(seed=3)

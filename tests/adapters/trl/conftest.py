@@ -123,3 +123,48 @@ class Recorder:
 @pytest.fixture
 def record() -> type[Recorder]:
     return Recorder
+
+
+@pytest.fixture
+def make_async(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MakeTrainer]:
+    """Makes an AsyncGRPOTrainer that runs on a CPU; keyword arguments are AsyncGRPOConfig's."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    pytest.importorskip("vllm", reason="TRL's async trainer imports vLLM")
+    import torch
+
+    from .async_cpu import on_cpu
+
+    on_cpu(monkeypatch)
+    from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def make(policy: TinyPolicy, arguments: dict[str, Any], **config: Any) -> Any:
+        optimizers = config.pop("optimizers", (None, None))
+        settings: dict[str, Any] = {
+            "output_dir": str(tmp_path),
+            "max_steps": 3,
+            "per_device_train_batch_size": 8,
+            "num_generations": 4,
+            "max_completion_length": 160,
+            "learning_rate": 1e-3,
+            "token_budget": 0,
+            "save_strategy": "no",
+            "report_to": "none",
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "disable_tqdm": True,
+            "seed": 7,
+        }
+        return AsyncGRPOTrainer(
+            model=str(policy.model_path),
+            processing_class=policy.tokenizer,
+            args=AsyncGRPOConfig(**{**settings, **config}),
+            optimizers=optimizers,
+            **arguments,
+        )
+
+    yield make
+    torch.set_num_threads(threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM")
 
 from gym_adapters import Reward, Task, Transcript, Unsupported, load_environment
-from gym_adapters.adapters.trl import rollouts, trl_spec
+from gym_adapters.adapters.trl import colocated_vllm, rollouts, trl_spec
 from gym_adapters.adapters.trl.colocated_vllm import awake, colocated_generator
 from gym_adapters.items import item_text
 from gym_adapters.rollout import Rollout
@@ -32,7 +33,6 @@ class Owner:
 
     def __init__(self, *, sleeps: bool) -> None:
         self.enable_sleep_mode = self._llm_weights_sleeping = sleeps
-        self.tensor_parallel_size = 2
         self.diary: list[str] = []
         self.llm = self
 
@@ -62,12 +62,33 @@ def test_an_engine_that_never_sleeps_is_left_alone() -> None:
     assert owner.diary == []
 
 
-def test_an_engine_of_several_processes_is_refused() -> None:
-    class Trainer:
-        vllm_generation = Owner(sleeps=False)
+class TwoRanks:
+    """The ranks of a tensor-parallel engine."""
 
-    with pytest.raises(Unsupported, match="vllm_tensor_parallel_size=1"):
-        colocated_generator(Trainer())
+    rank = 0
+    size = 2
+
+
+def test_an_engine_of_several_processes_is_stepped_by_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parallel = SimpleNamespace(
+        data_parallel_size=1,
+        tensor_parallel_size=2,
+        pipeline_parallel_size=1,
+        distributed_executor_backend="external_launcher",
+    )
+    model = SimpleNamespace(max_model_len=64, logprobs_mode="processed_logprobs")
+    config = SimpleNamespace(model_config=model, parallel_config=parallel)
+    engine = SimpleNamespace(model_config=model, vllm_config=config)
+    owner = SimpleNamespace(tensor_parallel_size=2, llm=SimpleNamespace(llm_engine=engine))
+    trainer = SimpleNamespace(vllm_generation=owner, state=SimpleNamespace(global_step=3))
+    monkeypatch.setattr(colocated_vllm, "_step_group", TwoRanks)
+    stepper = colocated_generator(trainer)
+    assert stepper.max_context == 64
+    owner.tensor_parallel_size = 1
+    with pytest.raises(Unsupported, match="has 2 ranks that must step together"):
+        colocated_generator(trainer)
 
 
 @pytest.mark.full

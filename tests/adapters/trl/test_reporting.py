@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 
 from gym_adapters import JudgeError, Outcome, Reward, StopReason, ToolInfrastructureError
 from gym_adapters.adapters.trl.reporting import Attempt, report
+from gym_adapters.errors import Boundary
 
 
 def attempts() -> list[Attempt]:
@@ -21,14 +23,23 @@ def attempts() -> list[Attempt]:
     ]
 
 
+def logged(**options: Any) -> dict[str, float]:
+    """What a trainer logs: it takes the mean of what it is told."""
+    told: dict[str, list[float]] = {}
+    report(
+        attempts(),
+        log_metric=lambda name, value: told.setdefault(name, []).append(value),
+        **options,
+    )
+    return {name: sum(values) / len(values) for name, values in told.items()}
+
+
 def test_rewards_come_back_in_order_and_failures_as_none() -> None:
     assert report(attempts(), environment="e") == [1.0, 0.0, None, None]
 
 
 def test_components_and_failures_are_logged_by_name() -> None:
-    metrics: dict[str, float] = {}
-    report(attempts(), environment="e", log_metric=metrics.__setitem__)
-    assert metrics == {
+    assert logged(environment="e") == {
         "gym/failed": 0.5,
         "gym/failed/judge": 0.25,
         "gym/failed/tool": 0.25,
@@ -37,6 +48,32 @@ def test_components_and_failures_are_logged_by_name() -> None:
         "gym/components/correct": 0.5,
         "gym/turns": 3.0,
     }
+
+
+def test_among_others_an_environment_logs_under_its_name_and_no_columns() -> None:
+    metrics = logged(environment="e", among_others=True)
+    assert set(metrics) == {
+        f"gym/e/{name}"
+        for name in (
+            "failed",
+            "failed/judge",
+            "failed/tool",
+            "truncated",
+            "untrained",
+            "components/correct",
+            "turns",
+        )
+    }
+    columns: dict[str, list[object]] = {}
+    report(attempts(), environment="e", among_others=True, log_extra=columns.__setitem__)
+    assert columns == {}
+
+
+def test_where_others_may_see_other_failures_every_boundary_has_a_share() -> None:
+    metrics = logged(environment="e", boundaries=list(Boundary))
+    assert metrics["gym/failed/judge"] == 0.25
+    assert metrics["gym/failed/sandbox"] == 0.0
+    assert sum("gym/failed/" in name for name in metrics) == len(Boundary)
 
 
 def test_the_completions_table_tells_each_failure() -> None:
@@ -49,6 +86,12 @@ def test_the_completions_table_tells_each_failure() -> None:
         "judge: the judge is silent",
         "tool: no database",
     ]
+
+
+def test_an_attempt_is_shown_in_a_few_words() -> None:
+    scored, _, failed, _ = attempts()
+    assert repr(scored) == "<scored attempt at a task: answered>"
+    assert repr(failed) == "<unscored attempt at a task: judge: the judge is silent>"
 
 
 def test_failures_are_warned_of_with_the_first_message(caplog: pytest.LogCaptureFixture) -> None:

@@ -25,6 +25,20 @@ from gym_adapters.adapters.trl.trainer_facts import TrainerFacts
 from gym_adapters.testing.tiny_model import TinyPolicy
 
 
+class Logged:
+    """Takes the mean of what is logged, as a trainer does."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = {}
+
+    def log(self, name: str, value: float) -> None:
+        self._values.setdefault(name, []).append(value)
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {name: sum(values) / len(values) for name, values in self._values.items()}
+
+
 class Question(Task):
     answer: str
 
@@ -91,7 +105,7 @@ async def test_resources_are_opened_once_and_again_after_close() -> None:
 
 
 async def test_what_trl_passes_besides_the_columns_is_no_column() -> None:
-    metrics: dict[str, float] = {}
+    metrics = Logged()
     reward = reward_function(Quiz)
     rewards = await reward(
         prompts=["q", "q"],
@@ -100,26 +114,26 @@ async def test_what_trl_passes_besides_the_columns_is_no_column() -> None:
         answer=["A", "A"],
         environments=[object(), object()],
         trainer_state=object(),
-        log_metric=metrics.__setitem__,
+        log_metric=metrics.log,
         log_extra=lambda *_: None,
     )
     assert rewards == [1.0, None]
-    assert metrics["gym/components/right"] == 1.0
-    assert metrics["gym/failed/judge"] == 0.5
+    assert metrics.means["gym/components/right"] == 1.0
+    assert metrics.means["gym/failed/judge"] == 0.5
     reward.close()
 
 
 async def test_a_cut_completion_is_known_by_its_last_token() -> None:
-    metrics: dict[str, float] = {}
+    metrics = Logged()
     reward = reward_function(Quiz, facts=TrainerFacts(stop_token_ids=frozenset({9})))
     await reward(
         prompts=["q", "q"],
         completions=["A", "A"],
         completion_ids=[[1, 9], [1, 2]],
         answer=["A", "A"],
-        log_metric=metrics.__setitem__,
+        log_metric=metrics.log,
     )
-    assert metrics["gym/components/cut"] == 0.5
+    assert metrics.means["gym/components/cut"] == 0.5
     reward.close()
 
 

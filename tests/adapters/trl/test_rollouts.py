@@ -120,34 +120,15 @@ def test_grpo_trains_on_the_ledger_and_agrees_with_its_logprobs(
     assert any(0 in rollout.segments[0].mask for rollout in finished[0])
 
 
-def test_every_environment_token_is_masked_and_every_sampled_one_trained(
-    make_trainer: Any, policy: TinyPolicy, sums: list[Task], finished: list[list[Rollout]]
-) -> None:
-    spec = trl_spec(Graded, tasks=sums)
-    trainer = make_trainer(policy, spec.trainer_arguments(), max_steps=1)
-    trainer.train()
-    seen = 0
-    for rollout in finished[0]:
-        (segment,) = rollout.segments
-        hidden = policy.tokenizer.decode(
-            [i for i, m in zip(segment.completion_ids, segment.mask, strict=True) if not m]
-        )
-        for item in rollout.output[:-1]:
-            if item["type"] == "function_call_output":
-                assert item["output"] in hidden
-                seen += 1
-        assert rollout.usage.output_tokens == sum(segment.mask)
-    assert seen > 0
-
-
 def test_rows_come_back_in_order_each_for_its_own_prompt(
     make_trainer: Any, policy: TinyPolicy, sums: list[Task], finished: list[list[Rollout]]
 ) -> None:
     spec = trl_spec(Graded, tasks=sums)
     trainer = make_trainer(policy, spec.trainer_arguments())
     trainer.train()
-    for batch in finished:
-        assert [r.rollout_index for r in batch] == [0, 1, 2, 3] * 2
+    for step, batch in enumerate(finished):
+        # Attempts are counted over the whole run: a task may come back.
+        assert [r.rollout_index - 4 * step for r in batch] == [0, 1, 2, 3] * 2
         assert len({r.task_id for r in batch[:4]}) == len({r.task_id for r in batch[4:]}) == 1
     attempts = [tuple(r.segments[0].completion_ids) for r in finished[0][:4]]
     assert len(set(attempts)) > 1
@@ -291,16 +272,8 @@ class Ranked(Graded):
     name = "ranked"
 
     @classmethod
-    async def compare(cls, rollouts):  # type: ignore[no-untyped-def]
+    async def compare(cls, rollouts, **_):  # type: ignore[no-untyped-def]
         return [float(r.rollout_index) for r in rollouts]
-
-
-def test_rewards_relative_to_the_group_are_made_group_by_group(
-    make_trainer: Any, policy: TinyPolicy, sums: list[Task], finished: list[list[Rollout]]
-) -> None:
-    spec = trl_spec(Ranked, tasks=sums)
-    make_trainer(policy, spec.trainer_arguments(), max_steps=1).train()
-    assert [r.reward for r in finished[0]] == [0.0, 1.0, 2.0, 3.0] * 2
 
 
 def test_groups_torn_between_processes_can_not_be_compared(
@@ -314,48 +287,18 @@ def test_groups_torn_between_processes_can_not_be_compared(
     spec.close()
 
 
-class Talks(Environment[Task]):
-    """Replies once, replaces the prompt, and never ends by itself."""
-
-    async def start(self) -> None:
-        self.turns = 0
-
-    async def prompt(self):  # type: ignore[no-untyped-def]
-        return [{"type": "message", "role": "user", "content": "What is 1+1?"}]
-
-    async def reply(self, message: str) -> str | None:
-        self.turns += 1
-        return "Sure?" if self.turns == 1 else None
+class Says(Environment[Task]):
+    """Takes any row."""
 
     async def verify(self, transcript: Transcript) -> Reward:
         return Reward(number_of(transcript) % 5 / 4)
-
-
-def test_replies_and_a_replaced_prompt_are_carried(
-    make_trainer: Any,
-    raw_policy: TinyPolicy,
-    record: Any,
-    finished: list[list[Rollout]],
-) -> None:
-    tasks = [
-        Task.from_row({"responses_create_params": {"input": f"q{n}", "max_output_tokens": 12}})
-        for n in range(4)
-    ]
-    spec = trl_spec(Talks, tasks=tasks)
-    trainer = make_trainer(raw_policy, spec.trainer_arguments(), max_steps=1)
-    recorder = record(trainer)
-    trainer.train()
-    decode = raw_policy.tokenizer.decode
-    for prompt, _, _ in recorder.rows(0):
-        assert "What is 1+1?" in decode(prompt)
-    assert all(r.usage.output_tokens <= 24 for r in finished[0])
 
 
 def test_a_row_that_asks_for_its_own_temperature_is_overruled_and_told_once(
     make_trainer: Any, raw_policy: TinyPolicy, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = {"responses_create_params": {"input": "q", "temperature": 0.1, "top_p": 0.5}}
-    spec = trl_spec(Talks, tasks=[Task.from_row({**row, "n": n}) for n in range(4)])
+    spec = trl_spec(Says, tasks=[Task.from_row({**row, "n": n}) for n in range(4)])
     make_trainer(
         raw_policy, spec.trainer_arguments(), max_steps=2, max_completion_length=12
     ).train()

@@ -1,4 +1,4 @@
-"""GRPOTrainer with a real vLLM server; on a CPU weights go over by file, by means made here."""
+"""TRL's trainers with a real vLLM server; on a CPU weights go over by file, by means made here."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ pytest.importorskip("vllm", reason="needs vLLM")
 
 from gym_adapters import Reward, Task, Transcript, load_environment
 from gym_adapters.adapters.trl import trl_spec
+from gym_adapters.generation.vllm_http import VLLMHttpGenerator
 from gym_adapters.items import item_text
 from gym_adapters.testing.tiny_model import TinyPolicy
+
+from .async_cpu import Gaps, MakeTrainer, learning_twice
 
 pytestmark = [
     pytest.mark.full,
@@ -154,3 +157,65 @@ def test_grpo_trains_on_what_its_server_sampled_with_the_newest_weights(
     assert len(history) == 3
     assert all(e["gym/failed"] == 0 for e in history)
     assert all(e["sampling/sampling_logp_difference/max"] < 1e-3 for e in history)
+
+
+class FileTransfer:
+    """TRL's ``WeightTransferProtocol`` with a file in the middle, in place of NCCL."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.sent: list[Any] = []
+        self._url, self._folder = url, folder
+
+    def init_weight_transfer(self) -> None:
+        self._folder.mkdir()
+
+    def pause(self) -> None:
+        post(f"{self._url}/pause?mode=keep")
+
+    def send_weights(self, iterator: Any) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {name: value.detach().clone().contiguous() for name, value in iterator}
+        save_file(tensors, self._folder / "model.safetensors")
+        self.sent.append(tensors["lm_head.weight"])
+        body = {"method": "reload_weights", "kwargs": {"weights_path": str(self._folder)}}
+        post(f"{self._url}/collective_rpc", body)
+
+    def resume(self) -> None:
+        post(f"{self._url}/resume")
+
+    def destroy(self) -> None:
+        pass
+
+
+def test_async_grpo_trains_on_what_its_server_samples_meanwhile(
+    make_async: MakeTrainer, policy: TinyPolicy, sums: list[Task], server: str, tmp_path: Path
+) -> None:
+    import torch
+
+    # vLLM's CPU build dies of seeds that the default generator sends.
+    spec = trl_spec(Graded, tasks=sums, way="async", generator=VLLMHttpGenerator(server))
+    transfer = FileTransfer(server, tmp_path / "weights")
+    trainer = make_async(
+        policy,
+        {**spec.trainer_arguments(), "weight_transfer": transfer},
+        max_steps=8,
+        max_staleness=1,
+        token_budget=None,
+        vllm_server_base_url=server,
+    )
+    trainer.optimizer, trainer.lr_scheduler = learning_twice(trainer.model)
+    gaps = Gaps(trainer)
+    trainer.train()
+    assert len(transfer.sent) == 9
+    assert not torch.equal(transfer.sent[0], transfer.sent[-1])
+    # Weights move in two steps; soon after, trainer and server agree to the digit.
+    assert gaps.steps[0] < 1e-3
+    assert max(gaps.steps[6:]) < 1e-3
+    history = [entry for entry in trainer.state.log_history if "reward" in entry]
+    assert len(history) == 8
+    assert all(entry["grad_norm"] > 0 for entry in history)
+    # No rollout may have ended between two steps.
+    told = [entry for entry in history if "gym/failed" in entry]
+    assert all(entry["gym/failed"] == 0 for entry in told)
+    assert any(entry["gym/turns"] > 1 for entry in told)

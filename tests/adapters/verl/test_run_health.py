@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from gym_adapters.adapters.failure_streak import MOST_IN_A_ROW
 from gym_adapters.adapters.verl.rollout_group import GroupDropped, GroupPolicy, RolloutGroup
-from gym_adapters.adapters.verl.run_health import MOST_IN_A_ROW, RunHealth
+from gym_adapters.adapters.verl.run_health import RunHealth
 from gym_adapters.errors import InvalidRow, RolloutError, UnknownEnvironment, Unsupported
 
 from .test_rollout_group import as_they_are, rollout

@@ -1,7 +1,8 @@
-"""A NeMo RL checkout, made importable beside this project's own packages.
+"""A NeMo RL checkout, made importable beside this project's own packages. For tests and checks.
 
-`NEMO_RL_CHECKOUT` names it. Nothing of it is installed: packages that only log or talk to a cluster
-are stood in for where they are absent, and the real ones win.
+``NEMO_RL_CHECKOUT`` names it. Nothing of it is installed: packages that only log or talk to a
+cluster are stood in for where they are absent, and the real ones win. It changes this process for
+good, so it is for processes that do nothing else. Training needs NeMo RL's own environment.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
+
+__all__ = ["VARIABLE", "install", "quietly"]
+
+VARIABLE = "NEMO_RL_CHECKOUT"
 
 ABSENT = (
     "wandb",
@@ -49,7 +54,7 @@ ABSENT = (
 )
 
 
-class Stub(types.ModuleType):
+class _Stub(types.ModuleType):
     """Holds whatever is asked of it; nothing of it does anything."""
 
     def __init__(self, name: str) -> None:
@@ -62,7 +67,7 @@ class Stub(types.ModuleType):
         return type(name, (), {})
 
 
-class StubFinder(MetaPathFinder, Loader):
+class _StubFinder(MetaPathFinder, Loader):
     """Comes last on the path, so that it finds only what nothing else does."""
 
     def find_spec(
@@ -73,33 +78,33 @@ class StubFinder(MetaPathFinder, Loader):
         return ModuleSpec(name, self, is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        return Stub(spec.name)
+        return _Stub(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
         if module.__name__ == "hydra.utils":
-            module.get_object = get_object  # type: ignore[attr-defined]
+            module.get_object = _get_object  # type: ignore[attr-defined]
 
 
-def get_object(path: str) -> Any:
+def _get_object(path: str) -> Any:
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def install() -> str | None:
-    """Make ``nemo_rl`` importable; why not, where it isn't."""
-    folder = os.environ.get("NEMO_RL_CHECKOUT")
+    """Make ``nemo_rl`` importable; why not, where it isn't. Twice does nothing more."""
+    folder = os.environ.get(VARIABLE)
     if not folder:
-        return "needs a NeMo RL checkout: set NEMO_RL_CHECKOUT"
+        return f"needs a NeMo RL checkout: set {VARIABLE}"
     if not (Path(folder) / "nemo_rl" / "__init__.py").is_file():
-        return f"NEMO_RL_CHECKOUT={folder} is no NeMo RL checkout"
-    if any(isinstance(finder, StubFinder) for finder in sys.meta_path):
+        return f"{VARIABLE}={folder} is no NeMo RL checkout"
+    if any(isinstance(finder, _StubFinder) for finder in sys.meta_path):
         return None
     os.environ["NO_VCS_VERSION"] = "1"
     if sys.version_info < (3, 12):
         import typing_extensions
 
-        typing.TypedDict = typing_extensions.TypedDict  # type: ignore[misc,assignment]
-    sys.meta_path.append(StubFinder())
+        typing.TypedDict = typing_extensions.TypedDict
+    sys.meta_path.append(_StubFinder())
     sys.path.append(folder)
     return None
 

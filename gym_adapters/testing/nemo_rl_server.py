@@ -1,4 +1,7 @@
-"""NeMo RL's vLLM server as seen from outside: chat, with a prefix of token ids, and /tokenize."""
+"""NeMo RL's vLLM server as seen from outside: chat, with a prefix of token ids, and /tokenize.
+
+A script answers in place of a model.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,51 @@ from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from scripted_policy import logprobs, said
+from gym_adapters.testing.scripted_generator import scripted_logprobs
+
+__all__ = ["Join", "NemoChatServer", "Say"]
 
 Join = Callable[[Any, list[int], list[int], list[int]], list[int]]
+"""Given tokenizer, required prefix, the template's ids up to the assistant's turn, and with its
+opening: what the model reads. NeMo RL's own is ``replace_prefix_tokens``."""
+
+Say = Callable[[Sequence[int], str], Sequence[int]]
+"""Given the ids that the model reads, and the request's name: the turn. What it raises, the server
+answers as a bad request."""
 
 
 def joined(
     tokenizer: Any, prefix: list[int], template_prefix: list[int], template: list[int]
 ) -> list[int]:
-    """The prefix up to its last end-of-sequence token, and the template's ids from its own on."""
+    """As NeMo RL: the prefix up to its last end of sequence, and the template from its own on."""
     eos = tokenizer.eos_token_id
     last = len(template_prefix) - 1 - template_prefix[::-1].index(eos)
     return [*(prefix[:-1] if prefix[-1] == eos else prefix), *template[last:]]
 
 
-class ChatServer:
-    """Answers in threads; `join` may be NeMo RL's own function."""
+class NemoChatServer:
+    """Answers in threads while its context is open.
 
-    def __init__(self, tokenizer: Any, join: Join = joined) -> None:
-        self.tokenizer, self.join = tokenizer, join
+    Args:
+        tokenizer: Renders the template.
+        say: The policy; log-probabilities are those of `scripted_logprobs`.
+        join: Makes of prefix and template what is read.
+
+    Attributes:
+        url: Its address.
+        requests: Every request's body, in order.
+        prompts: The ids that were read, in order.
+        max_model_len: What it says of itself.
+        opening: Text that the template adds to the opening of a turn: for faults.
+        failures: Status to answer with, by the request's name: for faults.
+    """
+
+    def __init__(self, tokenizer: Any, say: Say, join: Join = joined) -> None:
+        self.tokenizer, self.say, self.join = tokenizer, say, join
         self.requests: list[dict[str, Any]] = []
         self.prompts: list[list[int]] = []
         self.max_model_len = 4096
         self.opening = ""
-        self.say: Callable[[Sequence[int], str], list[int]] = lambda ids, name: said(
-            tokenizer, ids, name
-        )
         self.failures: dict[str, int] = {}
         outer = self
 
@@ -65,26 +87,27 @@ class ChatServer:
         self._thread.join()
 
     def answer(self, path: str, body: dict[str, Any], name: str) -> tuple[int, dict[str, Any]]:
+        """Status and answer to one request; `name` is that of the rollout."""
         if path == "/tokenize":
             return 200, {"tokens": [], "count": 0, "max_model_len": self.max_model_len}
-        assert path == "/v1/chat/completions"
         self.requests.append(body)
         if name in self.failures:
             return self.failures[name], {"error": {"message": "told to fail"}}
         prompt = self._prompt(body)
         self.prompts.append(prompt)
-        ids = self.say(prompt, name)
-        cut = len(ids) >= body["max_tokens"]
-        ids = ids[: body["max_tokens"]]
+        try:
+            ids = list(self.say(prompt, name))[: body["max_tokens"]]
+        except Exception as error:  # noqa: BLE001 - the script's own, for the client to see
+            return 400, {"error": {"message": str(error)}}
         ended = ids[-1] in body["stop_token_ids"]
         message = {
             "role": "assistant",
             "content": "",
             "prompt_token_ids": prompt,
             "generation_token_ids": ids,
-            "generation_log_probs": logprobs(ids),
+            "generation_log_probs": scripted_logprobs(ids),
         }
-        reason = "length" if cut or not ended else "stop"
+        reason = "stop" if ended else "length"
         return 200, {"choices": [{"index": 0, "message": message, "finish_reason": reason}]}
 
     def _prompt(self, body: dict[str, Any]) -> list[int]:
