@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gym_adapters.environment import Environment, EnvironmentConfig, Transcript
+from gym_adapters.environment import Environment, Transcript
 from gym_adapters.errors import (
     JudgeError,
     RolloutCancelled,
