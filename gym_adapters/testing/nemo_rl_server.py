@@ -5,6 +5,7 @@ A script answers in place of a model.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Sequence
@@ -65,10 +66,12 @@ class NemoChatServer:
                 name = self.headers.get("X-Request-Id", "").partition("#")[0]
                 status, answer = outer.answer(self.path, body, name)
                 content = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                # A rollout that is cancelled does not wait for its answer.
+                with contextlib.suppress(ConnectionError):
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -104,9 +104,7 @@ def nemo_rl_rows(
     adapter = Adapter.NEMO_RL_NATIVE if native else Adapter.NEMO_RL
     refuse_unsupported(adapter, entry.environment, asked)
     name = _portable_name(entry.name)
-    return [
-        {**_row(name, entry.environment.name, task, overrides), SPLIT: split} for task in asked
-    ]
+    return [{**_row(name, entry.environment.name, task, overrides), SPLIT: split} for task in asked]
 
 
 def write_nemo_rl_rows(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
