@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gym_adapters.adapters.capabilities import CARRIES, Adapter, Feature
-from gym_adapters.adapters.trl.version import ALSO_TESTED, TESTED as TRL_TESTED
+from gym_adapters.adapters.trl.version import TESTED as TRL_TESTED, WITH_UNSLOTH
 from gym_adapters.adapters.unsloth.version import TESTED as UNSLOTH_TESTED
 from gym_adapters.adapters.verl.version import TESTED as VERL_TESTED
 
@@ -177,12 +177,12 @@ RUNS: Mapping[Run, Mapping[Trainer, Standing]] = {
 
 def versions() -> dict[Trainer, str]:
     """What each adapter was tested with."""
-    trl = f"TRL {_dotted(TRL_TESTED)} and {_dotted(ALSO_TESTED)}"
+    trl = f"TRL {_dotted(TRL_TESTED)}"
     nemo_rl = "NeMo RL 7ea279a (August 2026)"
     return {
         Trainer.TRL: trl,
-        Trainer.TRL_ASYNC: f"TRL {_dotted(TRL_TESTED)}",
-        Trainer.UNSLOTH: f"Unsloth {_dotted(UNSLOTH_TESTED)}, {trl}",
+        Trainer.TRL_ASYNC: trl,
+        Trainer.UNSLOTH: f"Unsloth {_dotted(UNSLOTH_TESTED)}, {trl} and {_dotted(WITH_UNSLOTH)}",
         Trainer.VERL: f"verl {_dotted(VERL_TESTED)}",
         Trainer.NEMO_RL: nemo_rl,
         Trainer.NEMO_RL_NATIVE: nemo_rl,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gym_adapters.adapters.tested_version import is_tested
-from gym_adapters.adapters.trl.version import ALSO_TESTED, TESTED as TRL
+from gym_adapters.adapters.trl.version import TESTED as TRL, WITH_UNSLOTH
 from gym_adapters.adapters.unsloth.version import TESTED as UNSLOTH
 from gym_adapters.adapters.verl.version import TESTED as VERL
 from gym_adapters.doctor.finding import Finding, failed, fine, warned
@@ -33,7 +33,7 @@ class Installable:
 
 
 TRAINERS = {
-    "trl": Installable("TRL", "trl", (TRL, ALSO_TESTED), "docs/trl.md"),
+    "trl": Installable("TRL", "trl", (TRL,), "docs/trl.md"),
     "verl": Installable("verl", "verl", (VERL,), "docs/verl.md"),
     "unsloth": Installable("Unsloth", "unsloth", (UNSLOTH,), "docs/unsloth.md"),
 }
@@ -59,8 +59,11 @@ def _trainer(key: str, trainer: Installable, needed: bool) -> Finding:
         if needed:
             return failed("trainers", trainer.name, "not installed; the recipe needs it", install)
         return fine("trainers", trainer.name, "not installed")
-    tested = " and ".join(f"{major}.{minor}" for major, minor in trainer.tested)
-    if any(is_tested(installed, pair) for pair in trainer.tested):
+    versions = trainer.tested
+    if key == "trl" and installed_version("unsloth") is not None:
+        versions = (*versions, WITH_UNSLOTH)
+    tested = " and ".join(f"{major}.{minor}" for major, minor in versions)
+    if any(is_tested(installed, pair) for pair in versions):
         return fine("trainers", trainer.name, f"{installed}, tested")
     return warned(
         "trainers",

@@ -25,6 +25,7 @@ from gym_adapters.items import (
     assistant_message,
     function_call,
     item_text,
+    reasoning,
     user_message,
 )
 from gym_adapters.tokens.chat_messages import is_assistant
@@ -213,9 +214,14 @@ class TurnBoundary:
                 "The chat template renders earlier turns differently now that new items follow."
             )
         rest = whole[len(before) :]
-        for item in turn:
+        # What is written may also stand elsewhere, thinking in the answer say; a word made up for
+        # each place may not.
+        words = [f"{self._marker}{number}M" for number in range(len(turn))]
+        stand_in = [_reworded(item, word) for item, word in zip(turn, words, strict=True)]
+        reworded = self._template.render([*head, *stand_in, *new_items], tools)
+        for item, word in zip(turn, words, strict=True):
             text = self._template.control.escape(item_text(item).strip())
-            if text and text not in rest:
+            if text and (text not in rest or word not in reworded):
                 what = "thinking" if item["type"] == "reasoning" else "text"
                 raise TemplateRewritesHistory(
                     f"The chat template drops or alters the assistant's {what} now that new items "
@@ -317,6 +323,15 @@ class TurnBoundary:
             for text in {m[0] for m in control.controls(one_more)}
             if sum(m[0] == text for m in control.controls(one_more)) > counts.count(text)
         }
+
+
+def _reworded(item: Item, word: str) -> Item:
+    """What stands for thinking or a message, saying `word`; an empty one or a call stays as is."""
+    if not item_text(item).strip():
+        return item
+    if item["type"] == "reasoning":
+        return reasoning(word)
+    return assistant_message(word) if item["type"] == "message" else item
 
 
 def _shared_length(one: str, other: str) -> int:

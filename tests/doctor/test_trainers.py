@@ -36,7 +36,7 @@ def test_only_the_recipes_own_trainer_must_be_there(needed: str, installed: dict
     ("package", "version", "subject", "level"),
     [
         ("trl", "1.16.0", "TRL", "ok"),
-        ("trl", "1.15.2", "TRL", "ok"),
+        ("trl", "1.15.2", "TRL", "warn"),
         ("trl", "1.17.0", "TRL", "warn"),
         ("verl", "0.9.1", "verl", "ok"),
         ("verl", "0.10.0", "verl", "warn"),
@@ -70,3 +70,8 @@ def test_the_checkout_of_nemo_rl_must_be_one(
     assert found("nemo_rl")["NeMo RL"].level is Level.FAIL
     (tmp_path / "nemo_rl").mkdir()
     assert found("nemo_rl")["NeMo RL"].level is Level.OK
+
+
+def test_the_trl_that_unsloth_holds_is_tested_beside_unsloth(installed: dict[str, str]) -> None:
+    installed |= {"trl": "1.15.2", "unsloth": "2026.10.9"}
+    assert found()["TRL"].level is Level.OK

@@ -279,6 +279,16 @@ def test_a_template_that_drops_thinking_is_not_taken_for_one_that_keeps_it(
         renderer.delta_ids(history, [user_message("n")], last_sampled_id=None, tools=())
 
 
+@pytest.mark.parametrize("answer", ["hm", "well, hm", "h m"])
+def test_dropped_thinking_is_noticed_when_the_answer_or_the_user_repeats_it(
+    build: Callable[..., Any], answer: str
+) -> None:
+    renderer = TemplateRenderer(build(THINKING_TEMPLATE))
+    history: list[Item] = [user_message("q"), reasoning("hm"), assistant_message(answer)]
+    with pytest.raises(TemplateRewritesHistory, match="thinking"):
+        renderer.delta_ids(history, [user_message("hm")], last_sampled_id=None, tools=())
+
+
 def test_a_template_that_drops_thinking_keeps_turns_without_any(build: Callable[..., Any]) -> None:
     tokenizer = build(THINKING_TEMPLATE)
     renderer = TemplateRenderer(tokenizer)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from gym_adapters.adapters.tested_version import is_tested, warn_unless_tested
 from gym_adapters.errors import MissingExtra
 
-__all__ = ["ALSO_TESTED", "TESTED", "check_trl"]
+__all__ = ["TESTED", "WITH_UNSLOTH", "check_trl"]
 
 TESTED = (1, 16)
 """Major and minor version. What this adapter builds on is experimental in TRL."""
 
-ALSO_TESTED = (1, 15)
-"""The one before: Unsloth's own requirements hold TRL there."""
+WITH_UNSLOTH = (1, 15)
+"""Tested as well where Unsloth rewrites it: Unsloth's own requirements hold TRL there."""
 
 
 @cache
@@ -28,7 +29,7 @@ def check_trl() -> None:
         installed = version("trl")
     except PackageNotFoundError as error:
         raise MissingExtra("trl", package="trl", needed_for="the TRL adapter") from error
-    if is_tested(installed, ALSO_TESTED):
+    if "unsloth" in sys.modules and is_tested(installed, WITH_UNSLOTH):
         return
     warn_unless_tested(
         "TRL",

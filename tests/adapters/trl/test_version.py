@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import sys
 import warnings
 from importlib.metadata import PackageNotFoundError
+from types import ModuleType
 
 import pytest
 
@@ -23,6 +25,22 @@ def test_another_version_is_warned_of_once(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(version, "version", lambda _: "9.9.9")
     with pytest.warns(UserWarning, match=r"TRL 9\.9\.9.*docs/trl\.md"):
         version.check_trl()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        version.check_trl()
+    version.check_trl.cache_clear()
+
+
+def test_unsloths_trl_is_tested_only_where_unsloth_rewrites_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(version, "version", lambda _: "1.15.0")
+    monkeypatch.delitem(sys.modules, "unsloth", raising=False)
+    version.check_trl.cache_clear()
+    with pytest.warns(UserWarning, match=r"TRL 1\.15\.0"):
+        version.check_trl()
+    monkeypatch.setitem(sys.modules, "unsloth", ModuleType("unsloth"))
+    version.check_trl.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         version.check_trl()
