@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from gym_adapters.deadline import deadline
 from gym_adapters.environment import Environment, Transcript
 from gym_adapters.errors import (
     Boundary,
@@ -45,7 +46,10 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True)
 class EpisodeLimits:
-    """Bounds on one episode. Times are seconds of wall time.
+    """Bounds on one episode.
+
+    Times are seconds of wall time. Waiting in line for a sandbox, a judge or a verifier process
+    doesn't count.
 
     Attributes:
         max_turns: Most assistant turns; past it the episode is truncated.
@@ -114,7 +118,7 @@ class EnvironmentCalls:
         began = time.perf_counter()
         try:
             with boundary(Boundary.VERIFIER, f"verify of {self._environment.name}"):
-                async with _deadline(self._limits.verify_timeout):
+                async with deadline(self._limits.verify_timeout):
                     verdict = await self._environment.verify(transcript)
                 return Reward.of(verdict)
         finally:
@@ -170,14 +174,14 @@ class EnvironmentCalls:
             return error_result("unknown_tool", f"no tool {name!r}; there are: {known}")
         try:
             with boundary(Boundary.TOOL, f"tool {tool.name} of {self._environment.name}"):
-                async with _deadline(self._limits.tool_timeout):
+                async with deadline(self._limits.tool_timeout):
                     return await tool.call(call["arguments"])
         except (RolloutError, UsageError) as error:
             return error
 
     async def _hook(self, name: str, hook: Callable[[], Awaitable[ResultT]]) -> ResultT:
         with self._clock(), boundary(Boundary.ENVIRONMENT, f"{name} of {self._environment.name}"):
-            async with _deadline(self._limits.hook_timeout):
+            async with deadline(self._limits.hook_timeout):
                 return await hook()
 
     @contextmanager
@@ -187,15 +191,6 @@ class EnvironmentCalls:
             yield
         finally:
             self._hook_time += time.perf_counter() - began
-
-
-@asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
-    """A time limit that also holds for code which swallows its cancellation."""
-    async with asyncio.timeout(seconds) as limit:
-        yield
-    if limit.expired():
-        raise TimeoutError(f"it took longer than {seconds} s")
 
 
 def _items(given: str | Sequence[Item], hook: str) -> list[Item]:

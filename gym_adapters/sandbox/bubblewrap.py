@@ -6,7 +6,6 @@ run as the owner of their folder, who can't reach an interpreter that lies below
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import stat
@@ -14,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gym_adapters.deadline import SharedSlots
 from gym_adapters.errors import SandboxError
 from gym_adapters.sandbox.protocol import Execution, Guarantees, SandboxLimits
 from gym_adapters.sandbox.subprocesses import Announced, run_group
@@ -45,7 +45,7 @@ class BubblewrapSandbox:
     ) -> None:
         self._bwrap, self._prlimit = _installed("bwrap"), _installed("prlimit")
         self._limits = limits if limits is not None else SandboxLimits()
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = SharedSlots(concurrency)
         places = [Path(sys.prefix), Path(sys.base_prefix), *readable]
         self._readable = [str(path) for path in places if os.geteuid() != 0 or _is_public(path)]
 
@@ -71,7 +71,7 @@ class BubblewrapSandbox:
             owner = os.stat(folder).st_uid if os.geteuid() == 0 else None
         except OSError as error:
             raise SandboxError(f"the folder of a command: {error}") from error
-        async with self._slots:
+        async with self._slots.taken():
             execution = await run_group(
                 wrapped, stdin=stdin, environment={}, limits=bounds, uid=owner
             )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gym_adapters.deadline import SharedSlots
 from gym_adapters.errors import SandboxError
 from gym_adapters.sandbox.protocol import Execution, Guarantees, SandboxLimits
 from gym_adapters.sandbox.subprocesses import Announced, run_group
@@ -33,7 +33,7 @@ class DockerSandbox:
     ) -> None:
         self._program, self._image = program, image
         self._limits = limits
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = SharedSlots(concurrency)
 
     @property
     def guarantees(self) -> Guarantees:
@@ -58,7 +58,7 @@ class DockerSandbox:
         async def kill() -> None:
             await self._quietly("kill", name)
 
-        async with self._slots:
+        async with self._slots.taken():
             execution = await run_group(
                 [*words, *announced.command],
                 stdin=stdin,

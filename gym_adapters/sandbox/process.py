@@ -27,6 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gym_adapters.deadline import SharedSlots
 from gym_adapters.errors import SandboxError, Unsupported
 from gym_adapters.sandbox import confinement
 from gym_adapters.sandbox.fork_client import ForkClient
@@ -86,7 +87,7 @@ class ProcessSandbox:
     ) -> None:
         self._client = client
         self._limits = limits
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = SharedSlots(concurrency)
         self._readable = [*SYSTEM_PATHS, *_interpreter_paths(), *map(str, readable)]
         self._guarantees = guarantees
         self._scratch = scratch
@@ -121,7 +122,7 @@ class ProcessSandbox:
             "command": list(command),
         }
         spec["environment"].update(environment or {})
-        async with self._slots:
+        async with self._slots.taken():
             return await self._client.run(spec, stdin, bounds)
 
     async def run_python(
@@ -157,7 +158,7 @@ class ProcessSandbox:
             "with_names": with_names,
             "recursion_limit": RECURSION_LIMIT,
         }
-        async with self._slots:
+        async with self._slots.taken():
             return await self._client.run(spec, stdin, bounds)
 
     def _spec(

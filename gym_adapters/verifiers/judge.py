@@ -8,7 +8,6 @@ unscored, for not knowing is no 0.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
+from gym_adapters.deadline import SharedSlots, deadline
 from gym_adapters.errors import (
     Boundary,
     GymAdaptersError,
@@ -127,7 +127,7 @@ async def ask_equivalence(
     """
     with boundary(Boundary.JUDGE, "judge"):
         try:
-            async with asyncio.timeout(timeout):
+            async with deadline(timeout):
                 text = await judge.ask(request)
         except TimeoutError as error:
             raise JudgeError(f"the judge gave no verdict within {timeout} s") from error
@@ -163,7 +163,7 @@ class ChatJudge:
 
     def __init__(self, open_session: Callable[[str], _Session], *, concurrency: int = 64) -> None:
         self._open_session = open_session
-        self._free = asyncio.Semaphore(concurrency)
+        self._free = SharedSlots(concurrency)
         self._asked = 0
 
     async def ask(self, request: JudgeRequest) -> str:
@@ -172,7 +172,7 @@ class ChatJudge:
         Raises:
             JudgeError: If the model fails, or its context is too short.
         """
-        async with self._free:
+        async with self._free.taken():
             self._asked += 1
             try:
                 turn = await self._open_session(f"judge-{self._asked}").respond(request.prompt)

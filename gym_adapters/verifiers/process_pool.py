@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from gym_adapters.deadline import SharedSlots
 from gym_adapters.errors import VerifierError
 
 __all__ = ["ProcessPool"]
@@ -99,7 +100,7 @@ class ProcessPool:
         self._module = module
         self._cpu_limit, self._wall_limit = cpu_limit, wall_limit
         self._idle: list[_Worker] = []
-        self._free = asyncio.Semaphore(workers)
+        self._free = SharedSlots(workers)
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -132,7 +133,7 @@ class ProcessPool:
         Raises:
             VerifierError: If the process dies of something else, or the wall limit passes.
         """
-        async with self._free:
+        async with self._free.taken():
             self._check_open()
             worker = self._idle.pop() if self._idle else await _Worker.start(self._module)
             try:
