@@ -50,14 +50,14 @@ def check_params(params: dict[str, Any]) -> dict[str, Any]:
             field="responses_create_params.instructions",
             fix="give them as a string, or leave them out.",
         )
-    tools = params.get("tools") or []
-    if not isinstance(tools, list):
+    tools = params.get("tools")
+    if not isinstance(tools, list | None):
         raise InvalidRow(
             f"the tools must be a list, not {type(tools).__name__}.",
             field="responses_create_params.tools",
             fix="write a list of function tools, or leave it out.",
         )
-    for index, declared in enumerate(tools):
+    for index, declared in enumerate(tools or ()):
         well_formed = (
             isinstance(declared, dict)
             and isinstance(declared.get("name"), str)

@@ -115,6 +115,11 @@ def test_input_and_tools() -> None:
             "must be a list",
         ),
         (
+            {"responses_create_params": {"input": "x", "tools": False}, "a": 1},
+            "responses_create_params.tools",
+            "must be a list",
+        ),
+        (
             {"responses_create_params": {"input": "x", "tools": [{"name": "f"}]}, "a": 1},
             "responses_create_params.tools[0]",
             "needs a name and parameters",

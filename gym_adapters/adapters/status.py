@@ -48,6 +48,7 @@ class Run(StrEnum):
     VLLM = "samples with the trainer's own vLLM"
     ASYNC = "samples while it trains"
     LORA = "LoRA"
+    AGENT = "an agent that is not ours (`GatewayAgent`)"
     PROCESSES = "several GPUs or nodes"
     TRAINED = "a whole training run in the tests"
 
@@ -133,6 +134,24 @@ RUNS: Mapping[Run, Mapping[Trainer, Standing]] = {
         Trainer.NEMO_RL: _NOT_RUN,
         Trainer.NEMO_RL_NATIVE: _NOT_RUN,
         Trainer.OFFLINE: Standing("whatever trains on them"),
+    },
+    Run.AGENT: {
+        Trainer.TRL: Standing(
+            "yes, in environments without replies",
+            "adapters/trl/test_foreign_agent.py::test_langgraphs_prebuilt_agent_is_trained",
+        ),
+        Trainer.TRL_ASYNC: Standing(
+            "yes, in environments without replies",
+            "adapters/trl/test_async_worker.py::test_a_foreign_agents_tokens_are_samples",
+        ),
+        Trainer.UNSLOTH: Standing("through TRL; not run here"),
+        Trainer.VERL: Standing(
+            "yes, in environments without replies",
+            "adapters/verl/test_agent_loop.py::test_a_foreign_agents_tokens_are_rows",
+        ),
+        Trainer.NEMO_RL: Standing("no"),
+        Trainer.NEMO_RL_NATIVE: Standing("no: NeMo RL samples each turn itself"),
+        Trainer.OFFLINE: Standing("yes, as `collect` takes it"),
     },
     Run.PROCESSES: {
         Trainer.TRL: Standing(

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from gym_adapters import __version__
+from gym_adapters.environment import Environment
 from gym_adapters.episode import Episode
 from gym_adapters.errors import InvalidConfig, ModelError, RolloutError, RolloutTimeout, Unsupported
 from gym_adapters.extras import require
@@ -205,11 +206,20 @@ class RemoteAgent:
                     episode.fail(error)
         return _rollout(episode, model, session, time.perf_counter() - began, seed)
 
-    async def _attempt(self, episode: Episode, session: AgentSession, tools: _Tools) -> None:
-        if episode.environment.capabilities().replies:
+    def check(self, environment: type[Environment[Any]]) -> None:
+        """Refuse an environment that it can't drive.
+
+        Raises:
+            Unsupported: If the environment replies to messages.
+        """
+        if environment.capabilities().replies:
             raise Unsupported(
-                f"{episode.environment.name} replies to messages, and a remote agent takes one task"
+                f"{environment.name} replies to messages, and a remote agent is given its task "
+                "once. Fix: leave the agent out, and the library's own drives the episodes."
             )
+
+    async def _attempt(self, episode: Episode, session: AgentSession, tools: _Tools) -> None:
+        self.check(type(episode.environment))
         try:
             async with asyncio.timeout(self._timeout):
                 await self._work(episode.prompt, episode.tools, session)

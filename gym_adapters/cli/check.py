@@ -59,12 +59,13 @@ def check_command(
 
       [bold]NEMO_RL_CHECKOUT=~/RL gym-adapters check arithmetic_tools --trainers nemo-rl[/]
 
-    Exit codes: 0 all is the same, or refused as documented; 1 something differs, or a trainer asked
-    for by name can't be checked here; 2 wrongly asked.
+    Exit codes: 0 all is the same, or refused as documented; 1 something differs, no rollout has a
+    reward, or a trainer asked for by name can't be checked here; 2 wrongly asked.
     """
     from itertools import islice
 
-    from gym_adapters.cli.failing import quiet_libraries
+    from gym_adapters.cli.failing import quiet_libraries, tell
+    from gym_adapters.errors import GymAdaptersError
     from gym_adapters.registry import load_environment
     from gym_adapters.testing.parity import (
         TRAINERS,
@@ -72,6 +73,7 @@ def check_command(
         environment_cases,
         parity_driver,
         parity_shapes,
+        why_none_is_scored,
     )
 
     names = [name.strip() for name in trainers.split(",")] if trainers else list(TRAINERS)
@@ -85,13 +87,18 @@ def check_command(
     if shapes:
         parts["shapes of rollouts"] = parity_shapes()
     cells = _checked(parts, names, verbose)
+    differs = any(cell.verdict is Verdict.DIFFERENT for cell in cells[environment])
+    unscored = None if differs else why_none_is_scored(parts[environment])
     if as_json:
-        _print_json(environment, cells)
+        _print_json(environment, cells, unscored)
     else:
         _print_table(parts, cells)
+    if unscored is not None:
+        why = f"every rollout of {environment} failed, so nothing was compared: {unscored}"
+        tell(GymAdaptersError(why))
     verdicts = [cell.verdict for cells_of in cells.values() for cell in cells_of]
     missed = trainers is not None and Verdict.NOT_CHECKED in verdicts
-    if missed or Verdict.DIFFERENT in verdicts:
+    if missed or unscored is not None or Verdict.DIFFERENT in verdicts:
         raise typer.Exit(1)
 
 
@@ -200,7 +207,7 @@ def _print_differences(console: Any, cells: Sequence[Cell]) -> None:
     )
 
 
-def _print_json(environment: str, cells: Cells) -> None:
+def _print_json(environment: str, cells: Cells, unscored: str | None) -> None:
     import orjson
 
     from gym_adapters.testing.parity import Verdict
@@ -209,6 +216,7 @@ def _print_json(environment: str, cells: Cells) -> None:
     told = {
         "environment": environment,
         "same": all(cell.verdict is not Verdict.DIFFERENT for _, cell in flat),
+        "unscored": unscored,
         "cells": [
             {
                 "part": part,

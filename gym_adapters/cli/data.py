@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from gym_adapters.cli.validate import Json, Limit, tell_rows
 
 if TYPE_CHECKING:
     from gym_adapters.training_data.rows import Row
@@ -21,15 +22,11 @@ Env = Annotated[
     str | None, typer.Option("--env", "-e", help="The environment, to check its own fields too.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 @data_app.command("validate")
 def validate_command(
-    files: Files,
-    environment: Env = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most problems to show of a file.")] = 100,
-    as_json: Json = False,
+    files: Files, environment: Env = None, limit: Limit = 100, as_json: Json = False
 ) -> None:
     """Say everything that is wrong with some rows: file, line, field and fix.
 
@@ -39,46 +36,7 @@ def validate_command(
 
     Exit codes: 0 all rows are good, 1 some are not, 2 wrongly asked.
     """
-    import orjson
-
-    from gym_adapters.registry import load_environment
-    from gym_adapters.training_data.rows import validate_file
-
-    entry = None if environment is None else load_environment(environment)
-    reports = [validate_file(path, entry, limit=limit) for path in files]
-    if as_json:
-        facts = [
-            {
-                "file": str(report.path),
-                "rows": report.rows,
-                "bad": report.bad,
-                "duplicates": report.duplicates,
-                "problems": [
-                    {
-                        "line": each.line,
-                        "field": each.field,
-                        "problem": each.problem,
-                        "fix": each.fix,
-                    }
-                    for each in report.problems
-                ],
-                "more_problems": report.more,
-            }
-            for report in reports
-        ]
-        print(orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode())
-    else:
-        for report in reports:
-            for problem in report.problems:
-                print(problem, file=sys.stderr)
-            if report.more:
-                print(f"... and {report.more} more problems", file=sys.stderr)
-            if not report.rows:
-                print(f"{report.path}: there are no rows in it", file=sys.stderr)
-            again = f", {report.duplicates} repeat an earlier one" if report.duplicates else ""
-            print(f"{report.path}: {report.rows} rows, {report.bad} bad{again}")
-    if any(report.bad or not report.rows for report in reports):
-        raise typer.Exit(1)
+    tell_rows(files, environment, limit, as_json)
 
 
 @data_app.command("collate")

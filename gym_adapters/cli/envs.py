@@ -42,7 +42,7 @@ def envs_command(
     if as_json:
         print(orjson.dumps(_facts(entry), option=orjson.OPT_INDENT_2).decode())
     else:
-        _show(entry)
+        _show(entry, name)
 
 
 def _list(as_json: bool) -> None:
@@ -112,13 +112,15 @@ def _facts(entry: EnvironmentEntry) -> dict[str, Any]:
     }
 
 
-def _show(entry: EnvironmentEntry) -> None:
+def _show(entry: EnvironmentEntry, name: str) -> None:
     import inspect
 
     import orjson
     from rich.console import Console
     from rich.markup import escape
+    from rich.padding import Padding
     from rich.syntax import Syntax
+    from rich.text import Text
 
     facts = _facts(entry)
     console = Console()
@@ -126,12 +128,13 @@ def _show(entry: EnvironmentEntry) -> None:
     console.print(escape(inspect.cleandoc(entry.environment.__doc__ or "")), highlight=False)
     for key, value in (facts["card"] or {}).items():
         if value not in (None, {}, False):
-            console.print(f"  [bold]{key}[/]: {escape(str(value))}", highlight=False)
+            line = Text.assemble((key, "bold"), f": {_told(key, value)}")
+            console.print(Padding(line, (0, 0, 0, 2), expand=False), highlight=False)
     for title, key in (("settings (--set)", "settings"), ("fields of a row", "row_fields")):
         if facts[key]:
             console.print(f"\n[bold]{title}[/]")
-            for name, schema in facts[key].items():
-                console.print(f"  {escape(name)}: {escape(_schema(schema))}", highlight=False)
+            for field, schema in facts[key].items():
+                console.print(f"  {escape(field)}: {escape(_schema(schema))}", highlight=False)
     if facts["tools"]:
         console.print("\n[bold]tools[/]")
     for tool in facts["tools"]:
@@ -140,12 +143,24 @@ def _show(entry: EnvironmentEntry) -> None:
         console.print(f"    {escape(tool['description'])}", highlight=False)
     example = next(iter(entry.example_tasks()), None)
     if example is not None:
+        console.print("\n[bold]a run[/]")
+        model = "scripted:gold" if "gold_turns" in vars(entry.environment) else "MODEL"
+        print(f"  gym-adapters collect {name} --model {model}")
         row = orjson.dumps(example.to_row(), option=orjson.OPT_INDENT_2).decode()
         console.print("\n[bold]a row[/]")
         if console.is_terminal:
             console.print(Syntax(row, "json", word_wrap=True, background_color="default"))
         else:
             print(row)  # whole, for a file or a program to read
+
+
+def _told(key: str, value: Any) -> str:
+    """A value of the card, in words."""
+    if key == "reward_range":
+        return "{:g} to {:g}".format(*value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {each}" for name, each in value.items())
+    return str(value)
 
 
 def _schema(schema: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -79,8 +81,8 @@ def train_command(
     if resume and overwrite:
         raise InvalidConfig("--resume and --overwrite contradict each other: give one of them")
     given = [*(overrides or ()), *([f"loggers=[{', '.join(loggers)}]"] if loggers else ())]
-    folder = output if output is not None else Path("runs") / Path(recipe).with_suffix("")
-    plan = plan_of(Asked(recipe, given, smoke, resume), folder)
+    asked = Asked(recipe, given, smoke, resume)
+    plan = plan_of(asked, output if output is not None else asked.folder)
     unchecked = check_plan(plan)
     for problem in unchecked:
         print(f"note: {problem}", file=sys.stderr)
@@ -121,7 +123,7 @@ def _run(plan: Plan, on_existing: str) -> None:
     from gym_adapters.cli.failing import tell
     from gym_adapters.cli.signals import Stopped, run_until_signal
     from gym_adapters.rollouts.run_folder import OnExisting
-    from gym_adapters.training.running import run_plan
+    from gym_adapters.training.running import end_groups, run_plan
 
     def show(block: bytes) -> None:
         sys.stdout.buffer.write(block)
@@ -130,11 +132,16 @@ def _run(plan: Plan, on_existing: str) -> None:
     def began(step: Step) -> None:
         print(f"\n# {step.name}\n{step.shell()}\n", flush=True)
 
-    work = run_plan(plan, on_existing=OnExisting(on_existing), show=show, began=began)
+    groups: set[int] = set()
+    work = run_plan(
+        plan, on_existing=OnExisting(on_existing), show=show, began=began, groups=groups
+    )
     try:
-        result = run_until_signal(work)
+        result = run_until_signal(work, at_once=lambda: end_groups(groups))
     except Stopped as stop:
-        print(f"stopped; go on with --resume --output {plan.paths.folder}", file=sys.stderr)
+        folder = shlex.quote(str(plan.paths.folder))
+        again = f"go on with the same command, --resume and --output {folder}"
+        print(f"stopped; {again}", file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None
     except OSError as error:
         tell(error)
@@ -150,8 +157,11 @@ def _tell_result(plan: Plan, result: RunResult) -> None:
     paths = plan.paths
     if result.failed is not None:
         failed = result.failed
-        what = f"the {failed.name} failed with exit code {failed.exit_code}; see {paths.log}"
-        tell(GymAdaptersError(what))
+        how = f"failed with exit code {failed.exit_code}"
+        if failed.exit_code < 0:
+            how = f"was ended by {signal.Signals(-failed.exit_code).name}"
+        why = f": {failed.cause}" if failed.cause is not None else ""
+        tell(GymAdaptersError(f"the {failed.name} {how}{why}\nall it printed is in {paths.log}"))
         raise typer.Exit(1)
     seconds = sum(step.seconds for step in result.steps)
     print(f"\ntrained in {seconds:.0f} s")

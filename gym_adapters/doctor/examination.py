@@ -159,7 +159,8 @@ def _model(
     except InvalidConfig as error:
         # A recipe's model is downloaded by the trainer; one given by name was to be looked at.
         level = failed if asked.model is not None else warned
-        yield level("model", "files", str(error), "download it, then ask again")
+        what, _, fix = str(error).partition(". Fix: ")
+        yield level("model", "files", what, fix)
         return
     yield fine("model", "files", f"{model.folder}, {count} tensors")
     yield from _speaking(model, asked.recipe, setup, machine, places)

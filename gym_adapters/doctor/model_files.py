@@ -123,6 +123,11 @@ def find_model(name: str) -> ModelFiles:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = _cached(name)
+    elif not (folder / "config.json").is_file():
+        raise InvalidConfig(
+            f"{folder} is no model: it has no config.json. Fix: give the folder that "
+            "save_pretrained wrote, or the model's name"
+        )
     config = _json(folder / "config.json")
     generation = folder / "generation_config.json"
     return ModelFiles(folder, config, _json(generation) if generation.is_file() else {})

@@ -30,6 +30,7 @@ from functools import partial
 from typing import Any
 
 from gym_adapters import __version__
+from gym_adapters.agents.selective import check_agent
 from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
 from gym_adapters.environment import Environment, EnvironmentConfig
 from gym_adapters.episode import EpisodeLimits
@@ -124,6 +125,7 @@ def collect(
         group_deadline: Seconds that a group which is compared waits for its last rollouts.
 
     Raises:
+        Unsupported: If the agent can't drive the environment; at once.
         UsageError: If an argument can't be used, a row is invalid or there is no model for a task.
             What is running by then is finished and yielded first.
     """
@@ -133,6 +135,7 @@ def collect(
             f"retries ({retries}) at least 0"
         )
     entry = _entry(environment)
+    check_agent(agent, entry.environment)
     budget = entry.card.budget if entry.card is not None else None
     if sampling is None and budget is not None:
         sampling = RowSampling(default_max_tokens=budget.max_tokens_per_turn)

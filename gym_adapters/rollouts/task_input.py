@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from gym_adapters.errors import InvalidConfig, InvalidRow
+from gym_adapters.errors import InvalidConfig
 from gym_adapters.registry import EnvironmentEntry
-from gym_adapters.task import Task, json_row
+from gym_adapters.task import Task
 
-__all__ = ["RowReport", "TaskInput", "check_rows"]
-
-SHOWN_PROBLEMS = 1000
+__all__ = ["TaskInput"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,58 +87,3 @@ class TaskInput:
         else:
             path = self.path if self.path is not None else self.entry.example_path
             yield from self.entry.read_tasks(path) if path is not None else ()
-
-
-@dataclass(slots=True)
-class RowReport:
-    """What is in a file of rows.
-
-    Attributes:
-        rows: Number of rows, the bad ones included.
-        duplicates: Rows that repeat an earlier one.
-        problems: The first thousand errors, one per row.
-        bad: Number of rows with an error.
-    """
-
-    rows: int = 0
-    duplicates: int = 0
-    bad: int = 0
-    problems: list[InvalidRow] = field(default_factory=list)
-
-
-def check_rows(entry: EnvironmentEntry, path: Path) -> RowReport:
-    """Check every row of a file against an environment, and go on after a bad one.
-
-    Raises:
-        InvalidConfig: If there is no such file.
-    """
-    if not path.is_file():
-        raise InvalidConfig(f"there is no file {path}")
-    report = RowReport()
-    seen: set[str] = set()
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            report.rows += 1
-            try:
-                task_id = _checked(entry, line).task_id
-            except InvalidRow as error:
-                report.bad += 1
-                if len(report.problems) < SHOWN_PROBLEMS:
-                    report.problems.append(error.at(str(path), number))
-                continue
-            report.duplicates += task_id in seen
-            seen.add(task_id)
-    return report
-
-
-def _checked(entry: EnvironmentEntry, line: bytes) -> Task:
-    task = entry.environment.task_type.from_row(json_row(line))
-    try:
-        entry.environment(task, config=entry.config()).available_tools()
-    except InvalidRow:
-        raise
-    except Exception:  # noqa: BLE001 - tools that are made in start() can't be asked for here
-        return task
-    return task

@@ -70,6 +70,29 @@ class TrainingLedger:
                     with AppendFile(self.folder / name) as file:
                         file.append(b"".join(written))
 
+    def keep_steps(self, steps: int) -> int:
+        """Drop the rollouts of all steps but the first `steps`, which a resumed run does again.
+
+        A step's attempts at a task are numbered from ``step * group_size`` on, so their numbers say
+        which step sampled them. The group size is the one in the manifest. Only for a folder that
+        nobody appends to.
+
+        Returns:
+            How many were dropped; 0 also where there is no ledger.
+
+        Raises:
+            UsageError: If the manifest can't be read.
+            OSError: If files can't be written; each is then as it was before.
+        """
+        manifest = self.folder / MANIFEST
+        if not manifest.is_file():
+            return 0
+        first_dropped = steps * Manifest.read(manifest).num_repeats
+        with self._locked():
+            return sum(
+                _drop_from(self.folder / name, first_dropped) for name in (ROLLOUTS, FAILURES)
+            )
+
     def _tell_environments(self, rollouts: Sequence[Rollout]) -> None:
         """Keep the manifest true: it names every environment that was seen."""
         new = {rollout.provenance.environment for rollout in rollouts} - self._environments
@@ -120,3 +143,23 @@ class TrainingLedger:
             yield
         finally:
             os.close(descriptor)
+
+
+def _drop_from(path: Path, first_dropped: int) -> int:
+    """Drop the rollouts of `path` from this number on, and a line that was torn."""
+    if not path.is_file():
+        return 0
+    dropped = 0
+    draft = path.with_name(f"{path.name}.draft")
+    with path.open("rb") as lines, draft.open("wb") as kept:
+        for line in lines:
+            try:
+                index = orjson.loads(line)["_ng_rollout_index"]
+            except orjson.JSONDecodeError:
+                continue
+            if index < first_dropped:
+                kept.write(line)
+            else:
+                dropped += 1
+    draft.replace(path)
+    return dropped

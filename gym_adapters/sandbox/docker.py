@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 from gym_adapters.deadline import SharedSlots
@@ -23,7 +24,7 @@ class DockerSandbox:
 
     Args:
         program: Path of the ``docker`` (or ``podman``) program.
-        image: The image that commands run in.
+        image: The image that commands run in. It must be on the machine: nothing is pulled.
         limits: Bounds where a call names none.
         concurrency: Containers at once; the rest wait.
     """
@@ -39,6 +40,12 @@ class DockerSandbox:
     def guarantees(self) -> Guarantees:
         """All of them."""
         return Guarantees(files=True, network=True, processes=True, memory=True)
+
+    def with_image(self, image: str) -> DockerSandbox:
+        """One for commands in `image`, with the same limits; they wait for the same slots."""
+        other = copy(self)
+        other._image = image
+        return other
 
     async def run(
         self,
@@ -73,6 +80,8 @@ class DockerSandbox:
     ) -> list[str]:
         owner = folder.stat()
         words = [self._program, "run", "--rm", "--interactive", "--name", name]
+        # A pull would count as the command's own time, and reach for the network unasked.
+        words += ["--pull", "never"]
         words += ["--network", "none", "--cap-drop", "ALL", "--read-only", "--tmpfs", "/tmp"]
         words += ["--security-opt", "no-new-privileges", "--pids-limit", str(limits.processes)]
         words += ["--memory", str(limits.memory), "--memory-swap", str(limits.memory)]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gym_adapters.agents.remote_agent import AgentSession, RemoteAgent
+from gym_adapters.environment import Environment
 from gym_adapters.episode import Episode
 from gym_adapters.generation.chat import ChatModel
 from gym_adapters.generation.protocol import SamplingParams
@@ -59,6 +60,14 @@ class GatewayAgent:
         return await self._agent.run(
             episode, model, sampling=sampling, request_id=request_id, seed=seed
         )
+
+    def check(self, environment: type[Environment[Any]]) -> None:
+        """Refuse an environment that it can't drive: one that replies to messages.
+
+        Raises:
+            Unsupported: If it is such a one.
+        """
+        self._agent.check(environment)
 
     async def aclose(self) -> None:
         """End the gateway; the next episode starts another."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gym_adapters.errors import InvalidConfig
 from gym_adapters.training.recipe import Recipe, load_recipe
+from gym_adapters.training.rows import check_inputs
 from gym_adapters.training.steps import Plan, RunPaths
 
 __all__ = ["Asked", "check_plan", "plan_of"]
@@ -29,6 +30,12 @@ class Asked:
     overrides: Sequence[str] = ()
     smoke: bool = False
     resume: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes when nothing is said: a file's name, or the recipe's, under runs/."""
+        path = Path(self.source)
+        return Path("runs") / (path.stem if path.suffix in (".yaml", ".yml") else self.source)
 
     def recipe(self) -> Recipe:
         """The recipe, with overrides applied.
@@ -63,15 +70,17 @@ def plan_of(asked: Asked, folder: Path) -> Plan:
 
 
 def check_plan(plan: Plan) -> list[str]:
-    """Hold the trainer's arguments against its own parser or configuration classes.
+    """Look at the environments, and hold the trainer's arguments against its own parser or classes.
 
     Returns:
         What could not be checked here, and why.
 
     Raises:
-        InvalidConfig: Naming the argument, and the nearest that there is.
+        InvalidConfig: Naming the argument, and the nearest that there is; or what is wrong with the
+            environments, their tasks or the rollouts.
         Unsupported: If the adapter can't work in the configuration.
     """
+    check_inputs(plan.recipe)
     check: Callable[[Plan], list[str]] = import_module(_TRAINERS[plan.recipe.trainer]).check
     return check(plan)
 

@@ -39,6 +39,14 @@ METHODS: Mapping[str, tuple[Method, ...]] = {
     "nemo_rl": ("grpo",),
     "unsloth": ("grpo", "sft"),
 }
+_ANYWHERE = ("processes", "nodes", "devices", "variables")
+LAUNCH: Mapping[str, tuple[str, ...]] = {
+    "trl": (*_ANYWHERE, "accelerate", "server", "server_devices"),
+    "verl": _ANYWHERE,
+    "nemo_rl": (*_ANYWHERE, "script", "base"),
+    "unsloth": _ANYWHERE,
+}
+"""What each trainer takes of `Launch`."""
 ONLINE: frozenset[Method] = frozenset({"grpo", "dapo"})
 """Methods that sample while they train."""
 
@@ -74,6 +82,12 @@ class EnvironmentTasks(Section):
     difficulty: float = Field(default=0.5, ge=0.0, le=1.0)
     weight: float = Field(default=1.0, gt=0.0)
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.rows is not None and self.generate is not None:
+            raise ValueError("give rows, or generate, not both; generate=null leaves that out")
+        return self
 
 
 class ExportRules(Section):
@@ -224,6 +238,13 @@ class Recipe(Section):
         able = METHODS[self.trainer]
         if self.method not in able:
             raise ValueError(f"{self.trainer} has no {self.method}; it has {', '.join(able)}")
+        for key, field in Launch.model_fields.items():
+            given = getattr(self.launch, key)
+            if key not in LAUNCH[self.trainer] and given != field.get_default(
+                call_default_factory=True
+            ):
+                mine = ", ".join(LAUNCH[self.trainer])
+                raise ValueError(f"{self.trainer} has no launch.{key}; it has {mine}")
         if self.is_online and self.rollouts is not None:
             raise ValueError(f"{self.method} samples its own rollouts: leave out 'rollouts'")
         if self.warm_start is not None and (self.trainer, self.method) != ("trl", "grpo"):
@@ -295,8 +316,8 @@ def _read(path_or_name: Path | str) -> tuple[str, dict[str, Any]]:
     if path.suffix in (".yaml", ".yml"):
         try:
             return str(path), _mapping(path.read_text(encoding="utf-8"), str(path))
-        except OSError as error:
-            raise InvalidConfig(f"the recipe can't be read: {error}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidConfig(f"the recipe {path} can't be read: {error}") from error
     name = str(path_or_name)
     known = recipe_names()
     if name not in known:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gym_adapters.errors import GymAdaptersError, InvalidConfig
+from gym_adapters.errors import GymAdaptersError, InvalidConfig, UsageError
 from gym_adapters.registry import load_environment
 from gym_adapters.rollouts.blend import blended
 from gym_adapters.rollouts.json_line import json_line
@@ -24,7 +24,7 @@ from gym_adapters.task import Task
 from gym_adapters.training.recipe import EnvironmentTasks, Recipe, load_recipe
 from gym_adapters.training_data.splits import task_place
 
-__all__ = ["RowFiles", "main", "row_files", "settings_of", "write_rows"]
+__all__ = ["RowFiles", "check_inputs", "main", "row_files", "settings_of", "write_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,28 @@ def row_files(recipe: Recipe, folder: Path) -> RowFiles:
 
 # Their rows name the environment.
 _ONE_FILE = ("verl", "nemo_rl")
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """Look for the environments, their settings and first tasks, and the rollouts, of a recipe.
+
+    Raises:
+        InvalidConfig: Naming the key and what is wrong.
+    """
+    for name, asked in recipe.environments.items():
+        try:
+            entry = load_environment(name)
+            entry.config(settings_of(asked))
+            number = None if asked.generate is None else 1
+            source = TaskInput(entry, asked.rows, number, asked.difficulty, recipe.seed)
+            if next(source(), None) is None:
+                raise InvalidConfig(f"there are no tasks in {source.description}")
+        except UsageError as error:
+            raise InvalidConfig(f"environments.{name}: {error}") from error
+    warm = None if recipe.warm_start is None else recipe.warm_start.rollouts
+    for key, given in (("rollouts", recipe.rollouts), ("warm_start.rollouts", warm)):
+        if given is not None and given.path is not None and not given.path.exists():
+            raise InvalidConfig(f"{key}.path: there is no {given.path}")
 
 
 def write_rows(recipe: Recipe, folder: Path) -> dict[Path, int]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
@@ -19,14 +20,26 @@ import yaml
 from gym_adapters.errors import UsageError
 from gym_adapters.rollouts.manifest import without_secrets
 from gym_adapters.rollouts.run_folder import OnExisting
+from gym_adapters.training.recipe import LAUNCH
 from gym_adapters.training.steps import Plan, RunPaths, Step
 from gym_adapters.training.trainer_metrics import write_flat
 
-__all__ = ["RunResult", "StepResult", "recipe_text", "run_plan"]
+__all__ = ["RunResult", "StepResult", "end_groups", "recipe_text", "run_plan"]
 
 # Seconds that a command has to end by itself once it is asked to.
 PATIENCE = 30.0
 BLOCK = 65_536
+# Seconds to go on reading what a command's children print once it has ended.
+AFTERWORD = 2.0
+# Seconds between looks at whether a command has ended.
+POLL = 0.05
+# What decides what is learnt from what: a run can't go on with another.
+LASTING = ("trainer", "method", "model", "environments", "held_out", "seed", "rollouts")
+# What ends a traceback, or what our own commands say; launchers' words for it tell nothing.
+_CAUSE = re.compile(
+    rb"^(?:error: .+|(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Failure)(?:: .+)?)$", re.MULTILINE
+)
+_NO_CAUSE = (b"CalledProcessError", b"ChildFailedError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +51,14 @@ class StepResult:
         exit_code: Of its command; below 0 for the signal that ended it.
         seconds: Wall time.
         command: For a shell.
+        cause: What it said of its failure last; ``None`` where it did not fail, or said nothing.
     """
 
     name: str
     exit_code: int
     seconds: float
     command: str
+    cause: str | None = None
 
 
 @dataclass(slots=True)
@@ -72,6 +87,7 @@ async def run_plan(
     on_existing: OnExisting = OnExisting.REFUSE,
     show: Callable[[bytes], None],
     began: Callable[[Step], None] | None = None,
+    groups: set[int] | None = None,
 ) -> RunResult:
     """Run the commands one after the other, up to the first that fails.
 
@@ -82,18 +98,24 @@ async def run_plan(
         on_existing: What to do with a folder that holds a run.
         show: Given all that the commands print, as it comes.
         began: Told of each command.
+        groups: Holds the process groups of the commands that run, for `end_groups`.
 
     Raises:
-        UsageError: If the folder is in use, or `on_existing` does not allow for what it holds.
-        OSError: If files can't be written, or a program isn't there.
+        UsageError: If the folder is in use, or `on_existing` does not allow for what it holds, or a
+            program isn't there.
+        OSError: If files can't be written.
     """
     paths = plan.paths
-    with _held(paths, on_existing) as earlier:
+    groups = groups if groups is not None else set()
+    _check_programs(plan.steps)
+    with _held(plan, on_existing) as earlier:
+        if on_existing is OnExisting.RESUME:
+            plan.rewind()
         _write_beginning(plan)
         result = RunResult(steps=list(earlier))
         _write_result(paths, result)
         result.steps.clear()
-        servers: list[asyncio.subprocess.Process] = []
+        servers: dict[str, asyncio.subprocess.Process] = {}
         try:
             with paths.log.open("ab") as log:
                 for index, step in enumerate(plan.steps):
@@ -104,9 +126,9 @@ async def run_plan(
                     if began is not None:
                         began(step)
                     if step.background:
-                        servers.append(await _start(step, log))
+                        servers[step.name] = await _start(step, log, groups)
                         continue
-                    result.steps.append(await _run(step, log, show))
+                    result.steps.append(await _run(step, log, show, servers, groups))
                     _write_result(paths, result)
                     if result.failed is not None:
                         break
@@ -114,9 +136,12 @@ async def run_plan(
         except asyncio.CancelledError:
             result.status = "stopped"
             raise
+        except OSError:
+            result.status = "failed"
+            raise
         finally:
-            for server in servers:
-                await _end(server)
+            for server in servers.values():
+                await _end(server, groups)
             if plan.trainer_metrics is not None:
                 write_flat(plan.trainer_metrics, paths.metrics)
             # A run that is stopped has its checkpoints too; what is there is told.
@@ -126,9 +151,19 @@ async def run_plan(
     return result
 
 
+def end_groups(groups: set[int]) -> None:
+    """End at once what runs in some process groups."""
+    for group in tuple(groups):
+        _signal(group, signal.SIGKILL)
+
+
 def recipe_text(plan: Plan) -> str:
-    """The recipe as YAML, with all that was merged, free of secrets."""
-    data = plan.recipe.model_dump(mode="json", exclude={"smoke"}, exclude_none=True)
+    """The recipe as YAML, with all that was merged, free of secrets and of other trainers' keys."""
+    recipe = plan.recipe
+    others = {key for key in type(recipe.launch).model_fields if key not in LAUNCH[recipe.trainer]}
+    data = recipe.model_dump(
+        mode="json", exclude={"smoke": True, "launch": others}, exclude_none=True
+    )
     return str(yaml.safe_dump(without_secrets(data), sort_keys=False, width=100))
 
 
@@ -139,8 +174,9 @@ def commands_text(plan: Plan) -> str:
 
 
 @contextmanager
-def _held(paths: RunPaths, on_existing: OnExisting) -> Iterator[Sequence[StepResult]]:
+def _held(plan: Plan, on_existing: OnExisting) -> Iterator[Sequence[StepResult]]:
     """The folder, ours alone; gives the commands that were run in it before."""
+    paths = plan.paths
     paths.folder.mkdir(parents=True, exist_ok=True)
     with (paths.folder / ".lock").open("ab") as lock:
         try:
@@ -153,10 +189,11 @@ def _held(paths: RunPaths, on_existing: OnExisting) -> Iterator[Sequence[StepRes
         except OSError:
             # Some network file systems have no locks; then there is nothing to ask.
             pass
-        yield _earlier(paths, on_existing)
+        yield _earlier(plan, on_existing)
 
 
-def _earlier(paths: RunPaths, on_existing: OnExisting) -> Sequence[StepResult]:
+def _earlier(plan: Plan, on_existing: OnExisting) -> Sequence[StepResult]:
+    paths = plan.paths
     there = sorted(entry.name for entry in paths.folder.iterdir() if entry.name != ".lock")
     if not there:
         return ()
@@ -178,11 +215,52 @@ def _earlier(paths: RunPaths, on_existing: OnExisting) -> Sequence[StepResult]:
             else:
                 entry.unlink()
         return ()
+    _check_lasting(plan)
     try:
         steps = orjson.loads(paths.result.read_bytes())["steps"]
         return [StepResult(**step) for step in steps]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{paths.result} can't be read: {error}. Fix: --overwrite") from error
+
+
+def _check_lasting(plan: Plan) -> None:
+    """Refuse to go on from the checkpoints of another recipe."""
+    try:
+        earlier = yaml.safe_load(plan.paths.recipe.read_text(encoding="utf-8"))
+    except (FileNotFoundError, yaml.YAMLError):
+        return
+    now = yaml.safe_load(recipe_text(plan))
+    for key in LASTING:
+        if isinstance(earlier, dict) and earlier.get(key) != now.get(key):
+            raise UsageError(
+                f"{plan.paths.folder} holds a training with {_shown(key, earlier)}, not "
+                f"{_shown(key, now)}. Fix: resume it with the recipe and the changes it began with "
+                "(recipe.yaml there), or give another folder with --output"
+            )
+
+
+def _shown(key: str, recipe: Mapping[str, Any]) -> str:
+    text = yaml.safe_dump(recipe.get(key), default_flow_style=True, width=10**6)
+    return f"{key} {text.split(chr(10))[0]}"
+
+
+def _check_programs(steps: Sequence[Step]) -> None:
+    """Before anything is written."""
+    for step in steps:
+        folder = _folder_of(step)
+        if folder is not None and not os.path.isdir(folder):
+            name = str(step.folder).removeprefix("$")
+            what = f"{name} names no folder" if name != step.folder else f"there is no {folder}"
+            raise UsageError(f"{what}, where the {step.name} must run. Fix: export {name}=FOLDER")
+        if shutil.which(step.command[0]) is None:
+            raise UsageError(
+                f"the {step.name} runs {step.command[0]!r}, and no such program is on the PATH. "
+                "Fix: install it, or activate the environment that has it"
+            )
+
+
+def _folder_of(step: Step) -> str | None:
+    return None if step.folder is None else os.path.expandvars(step.folder)
 
 
 def _done_before(earlier: Sequence[StepResult], step: Step) -> StepResult | None:
@@ -207,57 +285,112 @@ def _write_result(paths: RunPaths, result: RunResult) -> None:
     draft.replace(paths.result)
 
 
-async def _start(step: Step, output: IO[bytes] | int) -> asyncio.subprocess.Process:
-    folder = None if step.folder is None else os.path.expandvars(step.folder)
+async def _start(
+    step: Step, output: IO[bytes] | int, groups: set[int]
+) -> asyncio.subprocess.Process:
     if not isinstance(output, int):
         output.flush()
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *step.command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=output,
         stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, **step.variables},
-        cwd=folder,
+        cwd=_folder_of(step),
         # A group of its own: what it starts in turn is ended with it.
         start_new_session=True,
     )
+    groups.add(process.pid)
+    return process
 
 
-async def _run(step: Step, log: IO[bytes], show: Callable[[bytes], None]) -> StepResult:
+async def _run(
+    step: Step,
+    log: IO[bytes],
+    show: Callable[[bytes], None],
+    servers: Mapping[str, asyncio.subprocess.Process],
+    groups: set[int],
+) -> StepResult:
+    """Run a command to its end, or to that of a server that it needs."""
     started = time.perf_counter()
     log.write(f"\n$ {step.shell()}\n".encode())
-    process = await _start(step, asyncio.subprocess.PIPE)
+    begins = log.tell()
+    process = await _start(step, asyncio.subprocess.PIPE, groups)
     if process.stdout is None:
         raise RuntimeError("a process was started without its output")
+    reading = asyncio.create_task(_copy(process.stdout, log, show))
+    waits = {
+        asyncio.create_task(_ended(each)): name
+        for name, each in {**servers, step.name: process}.items()
+    }
     try:
-        while block := await process.stdout.read(BLOCK):
-            log.write(block)
-            log.flush()
-            show(block)
-        code = await process.wait()
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        name, code = next((waits[each], each.result()) for each in waits if each.done())
+        if name == step.name:
+            # A child may hold the pipe open for good.
+            await asyncio.wait([reading], timeout=AFTERWORD)
     finally:
-        await _end(process)
-    return StepResult(step.name, code, round(time.perf_counter() - started, 2), step.shell())
+        for each in waits:
+            each.cancel()
+        await _end(process, groups)
+        reading.cancel()
+        await asyncio.wait([reading])
+    if not reading.cancelled() and (problem := reading.exception()) is not None:
+        raise problem
+    # A server that has ended fails the run, whatever its code.
+    code = code if name == step.name else code or 1
+    seconds = round(time.perf_counter() - started, 2)
+    cause = _cause(log, begins) if code else None
+    return StepResult(name, code, seconds, step.shell(), cause)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _ended(process: asyncio.subprocess.Process) -> int:
+    """Its exit code. ``process.wait`` waits for children that hold its output open, too."""
+    while process.returncode is None:  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(POLL)
+    return process.returncode
+
+
+async def _copy(
+    output: asyncio.StreamReader, log: IO[bytes], show: Callable[[bytes], None]
+) -> None:
+    while block := await output.read(BLOCK):
+        log.write(block)
+        log.flush()
+        show(block)
+
+
+def _cause(log: IO[bytes], begins: int) -> str | None:
+    """The last that a failed command has said of why."""
+    with open(log.name, "rb") as said:
+        said.seek(max(begins, said.seek(0, os.SEEK_END) - BLOCK))
+        found = [
+            line
+            for line in _CAUSE.findall(said.read())
+            if not any(launcher in line for launcher in _NO_CAUSE)
+        ]
+    return found[-1].decode(errors="replace")[:400].removeprefix("error: ") if found else None
+
+
+async def _end(process: asyncio.subprocess.Process, groups: set[int]) -> None:
     """End a command and whatever it started, by its process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.returncode is not None:
             break
-        _signal(process, number)
+        _signal(process.pid, number)
         try:
             async with asyncio.timeout(PATIENCE):
-                await process.wait()
+                await _ended(process)
         except TimeoutError:
             continue
     # Children that outlived it.
-    _signal(process, signal.SIGKILL)
+    _signal(process.pid, signal.SIGKILL)
+    groups.discard(process.pid)
 
 
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+def _signal(group: int, number: signal.Signals) -> None:
     try:
-        os.killpg(process.pid, number)
+        os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
         # The group has ended.
         return

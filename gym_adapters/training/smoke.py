@@ -109,7 +109,7 @@ def smoke_part(data: Mapping[str, Any]) -> dict[str, Any]:
     # Rollouts that are collected first take longest of all.
     collects = method not in ("grpo", "dapo") or data.get("warm_start") is not None
     number = 160 if not collects else 20 if method == "kto" else 64
-    tasks = {"generate": number, "difficulty": 0.0}
+    tasks = {"rows": None, "generate": number, "difficulty": 0.0}
     part: dict[str, Any] = {
         "model": TINY,
         "loggers": [],

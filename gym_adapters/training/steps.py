@@ -118,6 +118,7 @@ class Plan:
         steps: The commands.
         checkpoint: Finds the trained policy; ``None`` where there is none yet.
         trainer_metrics: File in which the trainer itself keeps metrics, where it is another one.
+        rewind: Drops the rollouts of steps that a resumed run does again.
     """
 
     recipe: Recipe
@@ -125,6 +126,7 @@ class Plan:
     steps: Sequence[Step]
     checkpoint: Callable[[], Path | None]
     trainer_metrics: Path | None = None
+    rewind: Callable[[], None] = lambda: None
 
 
 def python() -> str:

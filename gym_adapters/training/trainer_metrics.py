@@ -40,10 +40,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def write_flat(source: Path, target: Path) -> None:
-    """Write the metrics that a trainer keeps in `source` to `target`, flat; nothing where none."""
+    """Write the metrics that a trainer keeps in `source` to `target`, flat; nothing where none.
+
+    A trainer that goes on begins its file anew: what `target` has of earlier steps is kept.
+    """
     entries = list(_flat(source))
     if entries:
-        target.write_bytes(b"".join(map(json_line, entries)))
+        first = entries[0].get("step", 0)
+        earlier = [each for each in _flat(target) if each.get("step", 0) < first]
+        target.write_bytes(b"".join(map(json_line, [*earlier, *entries])))
 
 
 def trend(entries: Sequence[Mapping[str, Any]], names: Sequence[str] = TOLD) -> Trend | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gym_adapters.errors import InvalidConfig, MissingExtra
+from gym_adapters.rollouts.training_ledger import TrainingLedger
 from gym_adapters.training.data_steps import model_of, offline_steps, rows_step, start_steps
 from gym_adapters.training.nearest import unknown
 from gym_adapters.training.planning import Asked
@@ -65,7 +66,22 @@ def make_plan(asked: Asked, recipe: Recipe, paths: RunPaths) -> Plan:
     else:
         source = recipe.rollouts or RolloutSource()
         steps += offline_stage(asked, recipe, source, stage, paths)
-    return Plan(recipe, paths, steps, lambda: saved_policy(paths.policy))
+    return Plan(
+        recipe, paths, steps, lambda: saved_policy(paths.policy), rewind=rewinder(recipe, paths)
+    )
+
+
+def rewinder(recipe: Recipe, paths: RunPaths) -> Callable[[], None]:
+    """Drops the rollouts of steps after the newest checkpoint; of TRL's, the first step is 0."""
+
+    def rewind() -> None:
+        checkpoint = newest_checkpoint(paths.policy)
+        done = 0 if checkpoint is None else step_of(checkpoint)
+        TrainingLedger(paths.rollouts).keep_steps(done)
+        # Evaluation after a step comes before its checkpoint.
+        TrainingLedger(paths.evaluation).keep_steps(done + 1 if done else 0)
+
+    return rewind if recipe.is_online else lambda: None
 
 
 def online_stage(asked: Asked, recipe: Recipe, stage: Stage, paths: RunPaths) -> list[Step]:
@@ -144,12 +160,17 @@ def saved_policy(folder: Path) -> Path | None:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The last checkpoint that a trainer of transformers wrote to `folder`."""
     found = [
-        (int(number), path)
+        path
         for path in folder.glob("checkpoint-*")
-        if (number := path.name.removeprefix("checkpoint-")).isdigit()
+        if path.name.removeprefix("checkpoint-").isdigit()
         and (path / "trainer_state.json").is_file()
     ]
-    return max(found)[1] if found else None
+    return max(found, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def options(arguments: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,14 @@ from gym_adapters.training.planning import Asked, only_environment
 from gym_adapters.training.recipe import Recipe, RolloutSource
 from gym_adapters.training.rows import row_files, settings_of
 from gym_adapters.training.steps import Plan, RunPaths, Step, python
-from gym_adapters.training.trl_plan import Stage, options, parsed, saved_policy, trainer_arguments
+from gym_adapters.training.trl_plan import (
+    Stage,
+    options,
+    parsed,
+    rewinder,
+    saved_policy,
+    trainer_arguments,
+)
 
 __all__ = ["TRAIN", "check", "make_plan"]
 
@@ -50,7 +57,9 @@ def make_plan(asked: Asked, recipe: Recipe, paths: RunPaths) -> Plan:
         variables["CUDA_VISIBLE_DEVICES"] = recipe.launch.devices
     words = options({**given, **recipe.arguments})
     steps.append(Step("training", (python(), "-m", TRAIN, recipe.method, *words), variables))
-    return Plan(recipe, paths, steps, lambda: saved_policy(paths.policy))
+    return Plan(
+        recipe, paths, steps, lambda: saved_policy(paths.policy), rewind=rewinder(recipe, paths)
+    )
 
 
 def _online(recipe: Recipe, paths: RunPaths) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gym_adapters.adapters.verl.overrides import verl_overrides
 from gym_adapters.errors import InvalidConfig, MissingExtra
+from gym_adapters.rollouts.training_ledger import TrainingLedger
 from gym_adapters.training.data_steps import model_of, rows_step, start_steps
 from gym_adapters.training.hydra import flat, joined, nearest_problem, override
 from gym_adapters.training.planning import Asked
@@ -86,7 +87,23 @@ def make_plan(asked: Asked, recipe: Recipe, paths: RunPaths) -> Plan:
         rows_step(asked, here),
         Step("training", command, variables),
     ]
-    return Plan(recipe, here, steps, lambda: newest_policy(here.policy), trainer_metrics)
+    return Plan(
+        recipe,
+        here,
+        steps,
+        lambda: newest_policy(here.policy),
+        trainer_metrics,
+        lambda: rewind(here),
+    )
+
+
+def rewind(paths: RunPaths) -> None:
+    """Drop the rollouts of steps after the checkpoint that verl goes on from; its first is 1."""
+    tracker = paths.policy / "latest_checkpointed_iteration.txt"
+    done = int(tracker.read_text(encoding="utf-8")) if tracker.is_file() else 0
+    TrainingLedger(paths.rollouts).keep_steps(done + 1)
+    # It validates before it goes on, which counts as the step it had done.
+    TrainingLedger(paths.evaluation).keep_steps(done)
 
 
 def newest_policy(folder: Path) -> Path | None:

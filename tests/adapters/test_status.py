@@ -27,7 +27,8 @@ def test_every_trainer_stands_somehow(run: Run) -> None:
 def test_what_is_said_to_be_tested_has_that_test(test: str) -> None:
     path, _, name = test.partition("::")
     tree = ast.parse((ROOT / "tests" / path).read_text(encoding="utf-8"))
-    assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    assert name in {node.name for node in ast.walk(tree) if isinstance(node, functions)}
 
 
 def test_every_refusal_of_the_page_has_its_reason() -> None:

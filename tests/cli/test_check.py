@@ -95,3 +95,20 @@ def test_an_unknown_trainer_is_told_before_anything_runs() -> None:
         CliRunner().invoke(
             app, ["check", "arithmetic_tools", "--trainers", "tinker"], catch_exceptions=False
         )
+
+
+def test_an_environment_whose_verifier_always_fails_is_not_called_good(tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    text = WITHOUT_GOLD.replace("self.rng.random() < 0.5", "self.task.no_such_field")
+    (folder / "environment.py").write_text(text, encoding="utf-8")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(b'{"responses_create_params": {"input": "heads or tails?"}}\n')
+    given = [str(folder), "--input", str(rows), "--trainers", "offline", "--no-shapes"]
+    result = check(*given)
+    assert result.exit_code == 1
+    assert "every rollout of" in result.stderr
+    assert (
+        "verifier: verify of Guess: AttributeError: 'Task' object has no attribute" in result.stderr
+    )
+    assert "no_such_field" in orjson.loads(check(*given, "--json").stdout)["unscored"]

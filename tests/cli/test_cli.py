@@ -293,6 +293,17 @@ def test_envs_shows_one_with_its_card_tools_and_a_row(echo: Path) -> None:
         assert text in done.stdout
 
 
+def test_envs_shows_a_card_in_words_and_how_to_run_it() -> None:
+    shown = cli("envs", "blackjack").stdout
+    for line in (
+        "  licence: Apache-2.0",
+        "  reward_range: -1 to 1",
+        "  budget: max turns 12, max tokens per turn 512",
+        "  gym-adapters collect blackjack --model scripted:gold",
+    ):
+        assert line in shown.splitlines()
+
+
 def test_envs_as_json_gives_schemas(echo: Path) -> None:
     facts = orjson.loads(cli("envs", echo, "--json").stdout)
     assert facts["tools"][0]["parameters"]["required"] == ["word"]
@@ -316,14 +327,16 @@ def test_an_unknown_environment_lists_what_there_is() -> None:
 def test_validate_tells_every_bad_row(echo: Path, tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", "a", "b")
     good = cli("validate", echo, rows)
-    assert (good.returncode, good.stdout.strip()) == (0, "2 rows, 0 bad")
+    assert (good.returncode, good.stdout.strip()) == (0, f"{rows}: 2 rows, 0 bad")
     with rows.open("ab") as file:
         file.write(b"{}\nnonsense\n")
     bad = cli("validate", echo, rows)
     assert bad.returncode == 1
-    assert bad.stdout.strip() == "4 rows, 2 bad"
+    assert bad.stdout.strip() == f"{rows}: 4 rows, 2 bad"
     assert "rows.jsonl:3:" in bad.stderr
     assert "rows.jsonl:4:" in bad.stderr
+    same = cli("data", "validate", rows, "--env", echo)
+    assert (same.returncode, same.stdout, same.stderr) == (1, bad.stdout, bad.stderr)
 
 
 def test_help_teaches_with_examples() -> None:

@@ -45,6 +45,7 @@ def test_what_is_not_here_is_not_fetched(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InvalidConfig, match=r"not in the Hub's cache.*hf download nobody/nothing"):
         find_model("nobody/nothing")
+    (tmp_path / "config.json").write_text("{")
     with pytest.raises(InvalidConfig, match=r"config\.json can't be read"):
         find_model(str(tmp_path))
 
@@ -55,3 +56,8 @@ def test_the_language_model_of_a_multimodal_config_is_found(tmp_path: Path) -> N
     assert files.max_context == 7
     assert files.cache_bytes_per_token == 2 * 1 * 2 * 4 * 2
     assert ModelFiles(tmp_path, {}).cache_bytes_per_token is None
+
+
+def test_a_folder_without_a_model_is_told_apart_from_one_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match=r"is no model: it has no config\.json\. Fix: give"):
+        find_model(str(tmp_path))

@@ -173,7 +173,11 @@ def test_ships_with_card_readme_and_five_examples(name: str) -> None:
     assert entry.card.reward_range[0] <= entry.card.reward_range[1]
     for text in (entry.card.description, entry.card.teaches, entry.card.licence, entry.card.domain):
         assert text.strip()
-    assert (entry.folder / "README.md").read_text(encoding="utf-8").startswith(f"# {name}\n")
+    page = (entry.folder / "README.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {name}\n")
+    assert f"| Licence | {entry.card.licence} |\n" in page
+    assert "\n| Reward" in page
+    assert "\n## A run\n" in page
     assert len(entry.example_tasks()) >= 5
 
 

@@ -23,6 +23,7 @@ from gym_adapters import (
     MissingExtra,
     Outcome,
     StopReason,
+    Unsupported,
 )
 from gym_adapters.episode import open_episode_resources
 from gym_adapters.items import assistant_message
@@ -135,7 +136,7 @@ def test_difficulty_follows_the_curriculum() -> None:
     assert len(easy.question) < len(hard.question)
 
 
-@pytest.mark.parametrize("dataset", ["word_ladder", "rearc"])
+@pytest.mark.parametrize("dataset", ["word_ladder", "rearc", "arc_agi"])
 async def test_what_json_does_to_a_row_costs_no_right_answer_its_reward(dataset: str) -> None:
     (task,) = ReasoningGym.generate_from(dataset, 1, seed=1, difficulty=0.0)
     async with (
@@ -147,6 +148,86 @@ async def test_what_json_does_to_a_row_costs_no_right_answer_its_reward(dataset:
     assert step.outcome is not None
     assert step.outcome.reward is not None, step.outcome.failure
     assert step.outcome.reward.value == 1.0
+
+
+# Why some generators have no answer of their own.
+NO_GOLD = {
+    "boxnet": "a plan is judged by playing it out",
+    "graph_color": "any proper colouring will do",
+    "propositional_logic": "any conclusion that follows will do",
+    "rubiks_cube": "any moves that solve the cube will do",
+    "rush_hour": "any moves that free the car will do",
+}
+
+
+def own_settings(dataset: str) -> dict[str, Any]:
+    """What a generator can't do without, or must be told since its curriculum asks for too much."""
+    if dataset == "composite":
+        from reasoning_gym.composite import DatasetSpec
+
+        return {"datasets": [DatasetSpec("chain_sum", 1, {}), DatasetSpec("gcd", 1, {})]}
+    return {
+        "caesar_cipher": {"max_rotation": 25},
+        # With few jugs its solver does not give up.
+        "jugs": {"num_jugs": 3},
+        "knight_swap": {"min_nodes": 6},
+        "survo": {"max_empty": 9},
+    }.get(dataset, {})
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+async def test_every_generator_of_the_package_scores_its_own_answer_1_and_a_wrong_one_less() -> (
+    None
+):
+    factory = pytest.importorskip("reasoning_gym.factory", reason="needs the extra reasoning-gym")
+    assert len(factory.DATASETS) >= 100
+    assert set(NO_GOLD) < set(factory.DATASETS)
+    wrong: dict[str, Any] = {}
+    async with ReasoningGym.open_resources(ReasoningGymConfig(workers=1)) as pool:
+        for dataset in sorted(factory.DATASETS):
+            for task in ReasoningGym.generate_from(dataset, 3, seed=3, **own_settings(dataset)):
+                try:
+                    gold = ReasoningGym.gold_turns(task)[0][0]["content"][0]["text"]
+                except Unsupported:
+                    gold = None
+                if (gold is None) != (dataset in NO_GOLD):
+                    wrong[dataset] = f"an answer of its own: {gold}"
+                answers = {"<answer>asdf</answer>": False, **({gold: True} if gold else {})}
+                for text, right in answers.items():
+                    outcome = await outcome_of(task, text, pool)
+                    if outcome.reward is None or (outcome.reward.value == 1.0) is not right:
+                        wrong[dataset] = (text, outcome)
+    assert wrong == {}
+
+
+async def test_an_answer_that_the_scorer_cannot_read_is_wrong_and_a_broken_row_is_unscored() -> (
+    None
+):
+    task = make_task("prime_factorization")
+    broken = ReasoningGymTask.from_row({**task.to_row(), "answer": "no number"})
+    async with ReasoningGym.open_resources(ReasoningGymConfig(workers=1)) as pool:
+        outcome = await outcome_of(task, "asdf", pool)
+        assert outcome.reward is not None
+        assert outcome.reward.value == 0.0
+        assert "ValueError" in outcome.reward.info["unreadable"]
+        assert (await outcome_of(broken, "asdf", pool)).reward is None
+
+
+async def test_a_scorer_that_takes_any_answer_is_not_asked() -> None:
+    row = {**make_task("game_of_life_halting").to_row(), "answer": "False"}
+    task = ReasoningGymTask.from_row(row)
+    async with ReasoningGym.open_resources(ReasoningGymConfig(workers=1)) as pool:
+        for answer, reward in (("False", 1.0), ("false", 1.0), ("True", 0.0), ("asdf", 0.0)):
+            outcome = await outcome_of(task, answer, pool)
+            assert outcome.reward is not None, outcome.failure
+            assert outcome.reward.value == reward
+
+
+def test_where_the_generators_solver_gave_up_there_is_no_gold() -> None:
+    row = {**make_task("jugs").to_row(), "answer": '["No solution"]'}
+    with pytest.raises(Unsupported, match="jugs gives no answer"):
+        ReasoningGym.gold_turns(ReasoningGymTask.from_row(row))
 
 
 def test_a_generator_or_setting_that_is_unknown_is_refused() -> None:

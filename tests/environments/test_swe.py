@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from gym_adapters.environments.swe.environment import Swe, SweConfig, SweTask
+from gym_adapters.environments.swe.environment import (
+    Swe,
+    SweConfig,
+    SweTask,
+    _tell_that_images_are_not_used,
+)
 from gym_adapters.environments.swe.unified_diff import PatchError, patched
 
 from gym_adapters import Episode, InvalidRow, Outcome
 from gym_adapters.episode import open_episode_resources
 from gym_adapters.items import assistant_message, function_call
 from gym_adapters.registry import load_environment
-from gym_adapters.sandbox import Sandbox
+from gym_adapters.sandbox import Sandbox, SandboxLimits
+from gym_adapters.sandbox.docker import DockerSandbox
 
 
 @pytest.fixture
@@ -132,6 +139,63 @@ async def test_a_row_without_its_repository_names_the_setting(sandbox: Sandbox) 
     asked = SweTask.from_row({**task().to_row(), "instance_id": "absent"})
     with pytest.raises(InvalidRow, match="set archives"):
         await Swe(asked, resources=sandbox).start()
+
+
+# Plays docker's part: notes the image, and runs the command. No real engine runs here.
+DOCKER = """#!/bin/sh
+while [ "$1" != --workdir ]; do shift; done
+cd "$2"
+while [ "$2 $3" != "sh -c" ]; do shift; done
+echo "$1" >> "$(dirname "$0")/images"
+shift
+exec "$@"
+"""
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> DockerSandbox:
+    program = tmp_path / "docker"
+    program.write_text(DOCKER, encoding="utf-8")
+    program.chmod(0o755)
+    limits = SandboxLimits(wall_time=60.0)
+    return DockerSandbox(str(program), "everybodys", limits=limits, concurrency=2)
+
+
+@pytest.mark.parametrize(
+    ("named", "image"),
+    [
+        ({"image_name": "docker.io/xingyaoww/sweb.eval.x86_64.a_s_b-1:v1"}, None),
+        ({"docker_image": "own@sha256:0"}, None),
+        ({"image_name": "this", "docker_image": "that"}, "this"),
+        ({"image_name": None}, "everybodys"),
+        ({}, "everybodys"),
+    ],
+)
+async def test_commands_run_in_the_image_that_the_row_names(
+    docker: DockerSandbox, tmp_path: Path, named: dict[str, str], image: str | None
+) -> None:
+    fix = "sed -i 's/\\[:longest\\]$/[:longest].rstrip(\"-\")/' slugline.py"
+    heard, outcome = await play(docker, fix, "pwd", asked=task(**named))
+    assert heard[1]["output"] == "/repo\n"
+    assert verdict(outcome)[0] == 1.0
+    used = set((tmp_path / "images").read_text().splitlines())
+    assert used == {image or next(iter(named.values()))}
+
+
+async def test_in_a_local_sandbox_images_are_not_used_and_that_is_told_once(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    _tell_that_images_are_not_used.cache_clear()
+    for _ in range(2):
+        _, outcome = await play(sandbox, asked=task(image_name="img"))
+        assert verdict(outcome)[0] == 0.0
+    assert caplog.text.count("sandbox.provider=docker") == 1
+
+
+@pytest.mark.parametrize("image", ["--privileged", "a b", "a\nb", ""])
+def test_what_can_be_no_image_is_refused(image: str) -> None:
+    with pytest.raises(InvalidRow, match="image_name"):
+        task(image_name=image)
 
 
 TEXT = "a\nb\nc\n"

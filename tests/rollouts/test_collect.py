@@ -7,7 +7,7 @@ import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -27,9 +27,11 @@ from gym_adapters import (
     Task,
     ToolInfrastructureError,
     Transcript,
+    Unsupported,
     VerifierError,
     tool,
 )
+from gym_adapters.agents.remote_agent import AgentGateway, RemoteAgent
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.items import Item, assistant_message, function_call
 from gym_adapters.rollouts import collect, model_source
@@ -543,3 +545,9 @@ async def test_resources_that_do_not_open_are_an_error_not_a_hang() -> None:
 
     with pytest.raises(VerifierError, match="no database"):
         await collected(Closed, tasks(2), "scripted:gold")
+
+
+def test_an_agent_that_can_not_drive_the_environment_is_refused_before_anything_runs() -> None:
+    agent = RemoteAgent(cast("AgentGateway", None), command=["my-agent"])
+    with pytest.raises(Unsupported, match="blackjack replies to messages"):
+        collect("blackjack", [], "scripted:gold", agent=agent)

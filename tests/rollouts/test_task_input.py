@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from gym_adapters import Environment, EnvironmentEntry, InvalidConfig, InvalidRow, Task, tool
-from gym_adapters.rollouts.task_input import TaskInput, check_rows
+from gym_adapters.rollouts.task_input import TaskInput
 
 
 class WordTask(Task):
@@ -92,23 +92,3 @@ def test_counting_finds_a_bad_row_before_anything_runs(
     path = write(tmp_path / "rows.jsonl", row("a"), {"responses_create_params": {"input": "b"}})
     with pytest.raises(InvalidRow, match=r"rows\.jsonl:2: field 'word'"):
         TaskInput(entry, path).count()
-
-
-def test_checking_goes_on_after_a_bad_row(entry: EnvironmentEntry, tmp_path: Path) -> None:
-    unknown_tool = row("d")
-    unknown_tool["responses_create_params"] = {
-        "input": "d",
-        "tools": [{"type": "function", "name": "whisper", "parameters": {}}],
-    }
-    path = write(tmp_path / "rows.jsonl", row("a"), {"word": "b"}, [], row("a"), unknown_tool)
-    with path.open("ab") as file:
-        file.write(b'\n{"torn\n')
-    report = check_rows(entry, path)
-    assert (report.rows, report.bad, report.duplicates) == (6, 4, 1)
-    assert [(problem.line, problem.field) for problem in report.problems] == [
-        (2, "responses_create_params"),
-        (3, ""),
-        (5, "responses_create_params.tools"),
-        (7, ""),
-    ]
-    assert all(str(path) in str(problem) for problem in report.problems)

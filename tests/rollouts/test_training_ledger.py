@@ -12,7 +12,7 @@ from gym_adapters.reward import Outcome
 from gym_adapters.rollouts.collect import collect
 from gym_adapters.rollouts.manifest import Manifest
 from gym_adapters.rollouts.metrics import RolloutMetrics
-from gym_adapters.rollouts.recorded import final_rollouts, recorded_metrics
+from gym_adapters.rollouts.recorded import final_rollouts, read_rollouts, recorded_metrics
 from gym_adapters.rollouts.training_ledger import TrainingLedger
 
 WRITERS, BATCHES = 4, 10
@@ -81,3 +81,24 @@ def test_several_processes_append_whole_lines(rollouts: list[Rollout], tmp_path:
     assert [writer.wait(timeout=100) for writer in writers] == [0] * WRITERS
     keys = [(each.task_id, each.rollout_index) for each in final_rollouts(folder)]
     assert len(keys) == len(set(keys)) == WRITERS * BATCHES * len(rollouts)
+
+
+def test_steps_that_are_done_again_are_dropped_with_a_torn_line(
+    rollouts: list[Rollout], tmp_path: Path
+) -> None:
+    ledger = TrainingLedger(tmp_path, group_size=2)
+    failed = replace(rollouts[1], outcome=Outcome.unscored(JudgeError("it is down")))
+    for step in range(3):
+        for attempt in (2 * step, 2 * step + 1):
+            ledger.append([replace(each, rollout_index=attempt) for each in (rollouts[0], failed)])
+    with (tmp_path / "rollouts.jsonl").open("ab") as file:
+        file.write(b'{"_ng_rollout_index": 5, "resp')
+    assert ledger.keep_steps(3) == 0
+    assert ledger.keep_steps(2) == 4
+    again = TrainingLedger(tmp_path, group_size=2)
+    again.append([replace(rollouts[0], rollout_index=attempt) for attempt in (4, 5)])
+    kept = [each.rollout_index for each in read_rollouts(tmp_path / "rollouts.jsonl")]
+    assert kept == [0, 1, 2, 3, 4, 5]
+    failures = [each.rollout_index for each in read_rollouts(tmp_path / "failures.jsonl")]
+    assert failures == [0, 1, 2, 3]
+    assert TrainingLedger(tmp_path / "none").keep_steps(0) == 0

@@ -17,7 +17,6 @@ from gym_adapters.sandbox import (
     open_sandbox,
 )
 from gym_adapters.sandbox.bubblewrap import BubblewrapSandbox
-from gym_adapters.sandbox.docker import DockerSandbox
 from gym_adapters.sandbox.subprocesses import run_group
 
 
@@ -69,25 +68,6 @@ async def test_a_docker_engine_that_does_not_answer_is_a_sandbox_error(
     with pytest.raises(SandboxError, match="no docker engine answers: cannot connect"):
         async with open_sandbox(SandboxConfig(provider="docker")):
             pass
-
-
-async def test_a_container_gets_no_network_and_bounds_and_its_failure_is_the_engines(
-    tmp_path: Path,
-) -> None:
-    program = tmp_path / "docker"
-    # It says what it was asked, then does what a container would do: run what follows the image.
-    program.write_text(
-        '#!/bin/sh\necho "$@"\nwhile [ "$1" != img ]; do shift; done\nshift\nexec "$@"\n'
-    )
-    program.chmod(0o755)
-    sandbox = DockerSandbox(str(program), "img", limits=SandboxLimits(processes=7), concurrency=1)
-    done = await sandbox.run(["sh", "-c", "exit 125"], folder=tmp_path, environment={"A": "b"})
-    assert (done.exit_code, done.stderr) == (125, "")
-    for words in ("--network none", "--pids-limit 7", "--read-only", "--env A=b"):
-        assert words in done.stdout
-    program.write_text("#!/bin/sh\necho 'no such image' >&2\nexit 125\n")
-    with pytest.raises(SandboxError, match="no such image"):
-        await sandbox.run(["true"], folder=tmp_path)
 
 
 async def test_a_group_is_killed_when_its_time_is_up() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ pytest.importorskip("verl", reason="needs the extra verl")
 import yaml
 from typer.testing import CliRunner
 
+from gym_adapters import load_environment
 from gym_adapters.cli.app import app
 from gym_adapters.training.recipe import checked
 
@@ -40,13 +42,14 @@ def test_every_command_plans_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NEMO_RL_CHECKOUT", raising=False)
+    (tmp_path / "run").mkdir()  # which some train on
     words = shlex.split(command, comments=True)[1:]
     dry = [] if len(words) == 1 or "--dry-run" in words else ["--dry-run"]
     done = CliRunner().invoke(app, [*words, *dry])
     assert done.exit_code == 0, done.output + str(done.exception)
     assert "training" in done.output or len(words) == 1
     # A dry run writes nothing.
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["run"]
 
 
 def test_the_recipe_of_the_page_is_one() -> None:
@@ -55,7 +58,13 @@ def test_the_recipe_of_the_page_is_one() -> None:
     assert recipe.arguments == {"learning_rate": 1e-6, "gradient_accumulation_steps": 8}
 
 
-def test_the_environments_of_the_readme_can_be_swapped_as_it_says() -> None:
+def test_the_environments_of_the_readme_can_be_swapped_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = load_environment("mcqa").example_path
+    assert examples is not None
+    shutil.copy(examples, tmp_path / "train.jsonl")
     text = (ROOT / "recipes/README.md").read_text(encoding="utf-8")
     found = re.search(r"`'(environments=.*?)'`", text)
     assert found is not None

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gym_adapters import InvalidConfig
+from gym_adapters import InvalidConfig, Reward, Rollout
 from gym_adapters.errors import UsageError
+from gym_adapters.reward import Outcome, StopReason
+from gym_adapters.rollouts.recorded import read_rollouts
+from gym_adapters.rollouts.training_ledger import TrainingLedger
 from gym_adapters.training import recipe_names
 from gym_adapters.training.planning import Asked, check_plan, plan_of
 from gym_adapters.training.steps import Plan, Step
@@ -191,3 +195,101 @@ def test_resuming_gives_trl_the_newest_checkpoint_and_verl_its_own_word(tmp_path
     pytest.importorskip("verl")
     verl = plan_of(Asked("verl/grpo", resume=True), tmp_path).steps[-1].command
     assert "trainer.resume_mode=auto" in verl
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["environments.arithmetic_tool={}"], "environments.arithmetic_tool: no environment is"),
+        (
+            ["environments.arithmetic_tools={rows: no/such.jsonl}"],
+            "environments.arithmetic_tools: there is no file no/such.jsonl",
+        ),
+        (["environments.arithmetic_tools.settings.tolerence=1"], "tolerence"),
+        (
+            ["method=sft", "rollouts.path=no/such/run"],
+            "rollouts.path: there is no no/such/run",
+        ),
+        (["warm_start.rollouts.path=no/such"], "warm_start.rollouts.path: there is no no/such"),
+    ],
+)
+def test_what_is_trained_on_is_looked_for_before_anything_runs(
+    overrides: list[str], told: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=re.escape(told)):
+        check_plan(planned("trl/grpo", *overrides))
+
+
+@pytest.mark.parametrize(
+    ("source", "folder"),
+    [
+        ("trl/grpo", "runs/trl/grpo"),
+        ("mine.yaml", "runs/mine"),
+        ("../their recipes/mine.v2.yml", "runs/mine.v2"),
+        ("/etc/recipes/mine.yaml", "runs/mine"),
+    ],
+)
+def test_a_run_goes_below_runs_wherever_its_recipe_is(source: str, folder: str) -> None:
+    assert Asked(source).folder == Path(folder)
+
+
+def recorded(folder: Path, group_size: int, steps: range) -> None:
+    ledger = TrainingLedger(folder, group_size=group_size)
+    rollout = Rollout(
+        row={},
+        task_id="a",
+        rollout_index=0,
+        prompt=[],
+        output=[],
+        tools=[],
+        outcome=Outcome.scored(Reward(1.0), StopReason.ANSWERED),
+    )
+    numbers = range(steps.start * group_size, steps.stop * group_size)
+    ledger.append([replace(rollout, rollout_index=number) for number in numbers])
+
+
+def kept_steps(folder: Path, group_size: int) -> list[int]:
+    numbers = [each.rollout_index for each in read_rollouts(folder / "rollouts.jsonl")]
+    assert len(set(numbers)) == len(numbers)
+    return sorted({number // group_size for number in numbers})
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "first", "kept", "evaluated"),
+    [
+        # TRL samples for its step n when n are done; the evaluation after two is of step two.
+        ("trl/grpo", "checkpoint-2/trainer_state.json", 0, [0, 1], [0, 1, 2]),
+        ("unsloth/grpo", "checkpoint-2/trainer_state.json", 0, [0, 1], [0, 1, 2]),
+        ("trl/grpo", None, 0, [], []),
+        # verl counts from 1, and validates anew what it goes on from.
+        ("verl/grpo", "latest_checkpointed_iteration.txt", 1, [1, 2], [0, 1]),
+        ("verl/grpo", None, 1, [], []),
+    ],
+)
+def test_a_resumed_run_keeps_the_rollouts_up_to_its_checkpoint(
+    tmp_path: Path,
+    name: str,
+    checkpoint: str | None,
+    first: int,
+    kept: list[int],
+    evaluated: list[int],
+) -> None:
+    pytest.importorskip({"unsloth": "trl"}.get(name.partition("/")[0], name.partition("/")[0]))
+    plan = plan_of(Asked(name, resume=True), tmp_path)
+    if checkpoint is not None:
+        path = plan.paths.policy / checkpoint
+        path.parent.mkdir(parents=True)
+        path.write_text("2", encoding="utf-8")
+    recorded(plan.paths.rollouts, 4, range(first, 5))
+    recorded(plan.paths.evaluation, 1, range(5))
+    plan.rewind()
+    assert kept_steps(plan.paths.rollouts, 4) == kept
+    assert kept_steps(plan.paths.evaluation, 1) == evaluated
+
+
+def test_rollouts_that_were_collected_are_not_rewound(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    plan = plan_of(Asked("trl/sft", resume=True), tmp_path)
+    recorded(plan.paths.rollouts, 4, range(3))
+    plan.rewind()
+    assert kept_steps(plan.paths.rollouts, 4) == [0, 1, 2]

@@ -63,6 +63,11 @@ def test_overrides_reach_every_depth_and_are_yaml(tmp_path: Path) -> None:
         ("environments={}", "environments: "),
         ("method=dapo", "trl has no dapo; it has grpo, sft, dpo, kto"),
         ("evaluate_every=5", "set 'held_out'"),
+        ("launch.script=train.py", "trl has no launch.script; it has processes, nodes, devices"),
+        (
+            "environments.arithmetic_tools={rows: a.jsonl, generate: 3}",
+            "arithmetic_tools: give rows, or generate, not both; generate=null leaves that out",
+        ),
         ("rollouts={}", "grpo samples its own rollouts"),
     ],
 )
@@ -141,3 +146,17 @@ def test_the_recipes_that_were_promised_ship() -> None:
         *("verl/grpo", "verl/dapo", "verl/grpo_multi_node", "verl/grpo_blend"),
         *("nemo_rl/grpo", "nemo_rl/grpo_multi_node", "unsloth/grpo", "unsloth/sft"),
     } <= set(recipe_names())
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: [", b"- a", b""])
+def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InvalidConfig, match=r"mine\.yaml"):
+        load_recipe(path)
+
+
+def test_rows_of_ones_own_give_way_to_generated_tasks_in_a_smoke_run(tmp_path: Path) -> None:
+    path = written(tmp_path, environments={"arithmetic_tools": {"rows": "mine.jsonl"}})
+    tasks = load_recipe(path, smoke=True).environments["arithmetic_tools"]
+    assert (tasks.rows, tasks.generate) == (None, 160)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -16,7 +16,7 @@ import yaml
 from gym_adapters.errors import UsageError
 from gym_adapters.rollouts.run_folder import OnExisting
 from gym_adapters.training import load_recipe
-from gym_adapters.training.running import RunResult, run_plan
+from gym_adapters.training.running import RunResult, end_groups, recipe_text, run_plan
 from gym_adapters.training.steps import Plan, RunPaths, Step
 
 Planned = Callable[..., Plan]
@@ -228,8 +228,123 @@ async def test_a_trainers_own_metrics_are_made_flat(planned: Planned, tmp_path: 
     assert entry == {"step": 1, "critic/score/mean": 0.5}
 
 
-def test_a_program_that_is_not_there_is_an_error(planned: Planned) -> None:
-    plan = planned(Step("training", ("no-such-program-here",)))
-    with pytest.raises(FileNotFoundError):
-        asyncio.run(ran(plan))
-    assert os.path.exists(plan.paths.recipe)
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        (Step("vLLM server", ("no-such-program-here",)), "no such program is on the PATH"),
+        (
+            Step("training", (sys.executable,), folder="$NO_SUCH_CHECKOUT"),
+            "NO_SUCH_CHECKOUT names no folder, where the training must run",
+        ),
+    ],
+)
+async def test_a_program_or_folder_that_is_not_there_is_told_before_anything_is_written(
+    planned: Planned, step: Step, told: str
+) -> None:
+    plan = planned(python("tasks", "pass"), step)
+    with pytest.raises(UsageError, match=told):
+        await ran(plan)
+    assert not plan.paths.folder.exists()
+
+
+async def test_the_cause_of_a_failure_is_found_below_the_launchers_noise(
+    planned: Planned,
+) -> None:
+    noise = "\\n".join(f"subprocess.CalledProcessError: line {n}" for n in range(200))
+    code = (
+        "import sys, traceback\n"
+        "try: raise ValueError('the batch of 7 is odd')\n"
+        f"except ValueError: traceback.print_exc(); print('{noise}'); sys.exit(1)"
+    )
+    result, _ = await ran(planned(python("training", code)))
+    assert result.failed is not None
+    assert result.failed.cause == "ValueError: the batch of 7 is odd"
+    silent, _ = await ran(planned(python("training", "raise SystemExit(4)")), OnExisting.OVERWRITE)
+    assert silent.failed is not None
+    assert (silent.failed.exit_code, silent.failed.cause) == (4, None)
+
+
+async def test_a_server_that_dies_ends_the_training_that_waits_for_it(planned: Planned) -> None:
+    plan = planned(
+        python("vLLM server", "raise MemoryError('no room')", background=True),
+        python("training", "import time; time.sleep(600)"),
+    )
+    result, _ = await ran(plan)
+    assert result.status == "failed"
+    assert result.failed is not None
+    assert (result.failed.name, result.failed.exit_code) == ("vLLM server", 1)
+    assert result.failed.cause == "MemoryError: no room"
+
+
+async def test_a_child_that_holds_the_output_open_does_not_hold_up_the_run(
+    planned: Planned,
+) -> None:
+    code = (
+        "import subprocess, sys;"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print('done')"
+    )
+    result, shown = await ran(planned(python("training", code)))
+    assert (result.status, shown.text) == ("finished", b"done\n")
+
+
+async def test_resuming_rewinds_and_beginning_does_not(planned: Planned) -> None:
+    rewound: list[str] = []
+    plan = replace(planned(python("training", "pass")), rewind=lambda: rewound.append("rewound"))
+    await ran(plan)
+    await ran(plan, OnExisting.OVERWRITE)
+    assert rewound == []
+    await ran(plan, OnExisting.RESUME)
+    assert rewound == ["rewound"]
+
+
+@pytest.mark.parametrize("change", ["model=./other", "seed=3", "environments.mcqa={}"])
+async def test_a_run_does_not_go_on_from_the_checkpoints_of_another(
+    planned: Planned, change: str
+) -> None:
+    plan = planned(python("training", "pass"))
+    await ran(plan)
+    other = replace(plan, recipe=load_recipe("trl/grpo", [change]))
+    with pytest.raises(UsageError, match=rf"holds a training with {change.partition('=')[0][:12]}"):
+        await ran(other, OnExisting.RESUME)
+    longer = replace(plan, recipe=load_recipe("trl/grpo", ["steps=900", "save_every=10"]))
+    assert (await ran(longer, OnExisting.RESUME))[0].status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        (
+            "trl/grpo",
+            {"processes", "nodes", "accelerate", "variables"},
+        ),
+        ("nemo_rl/grpo", {"processes", "nodes", "script", "base", "variables"}),
+        ("verl/grpo", {"processes", "nodes", "variables"}),
+    ],
+)
+def test_the_recipe_told_holds_only_what_its_trainer_takes(
+    planned: Planned, name: str, keys: set[str]
+) -> None:
+    told = yaml.safe_load(recipe_text(replace(planned(), recipe=load_recipe(name))))
+    assert set(told["launch"]) == keys
+    assert load_recipe(name).model_dump()["arguments"] == told["arguments"]
+
+
+async def test_what_runs_can_be_ended_at_once(planned: Planned, tmp_path: Path) -> None:
+    told = tmp_path / "process"
+    code = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        f"open({str(told)!r} + '.new', 'w').write(str(os.getpid()));"
+        f"os.rename({str(told)!r} + '.new', {str(told)!r}); time.sleep(600)"
+    )
+    groups: set[int] = set()
+    plan = planned(python("training", code))
+    running = asyncio.create_task(run_plan(plan, show=lambda _: None, groups=groups))
+    while not told.exists():
+        assert not running.done()
+        await asyncio.sleep(0.02)
+    assert groups == {int(told.read_text())}
+    end_groups(groups)
+    result = await running
+    assert result.failed is not None
+    assert result.failed.exit_code == -9
+    assert groups == set()

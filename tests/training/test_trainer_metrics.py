@@ -22,3 +22,14 @@ def test_a_trend_is_the_mean_of_the_first_and_of_the_last_quarter() -> None:
     assert trend([*entries, {"train_loss": 3.0}]) == Trend("reward", 0.1, 0.8, 8)
     assert trend([{"loss": 2.0}]) == Trend("loss", 2.0, 2.0, 1)
     assert trend([{"step": 1}]) is None
+
+
+def test_metrics_of_a_run_that_went_on_are_those_of_both_its_sessions(tmp_path: Path) -> None:
+    own, flat = tmp_path / "own.jsonl", tmp_path / "flat.jsonl"
+    for steps in ((1, 2, 3), (3, 4)):
+        lines = [b'{"step": %d, "data": {"loss": %d}}\n' % (n, len(steps)) for n in steps]
+        own.write_bytes(b"".join(lines))
+        write_flat(own, flat)
+        write_flat(own, flat)
+    found = [(each["step"], each["loss"]) for each in read_metrics(flat)]
+    assert found == [(1, 3), (2, 3), (3, 2), (4, 2)]

@@ -133,3 +133,14 @@ def test_any_json_gets_a_verdict_that_agrees_with_the_task(row: dict[str, Any]) 
         assert params_bad
     else:
         assert not params_bad
+
+
+def test_tools_that_an_environment_does_not_have_are_told() -> None:
+    entry = load_environment("arithmetic_tools")
+    assert entry.example_path is not None
+    row = next(row for _, row in numbered_rows(entry.example_path) if isinstance(row, dict))
+    declared = [{"type": "function", "name": "whisper", "parameters": {}}]
+    row["responses_create_params"] = {"input": "1 + 1?", "tools": declared}
+    assert [problem.field for problem in row_problems(row, entry)] == [
+        "responses_create_params.tools"
+    ]

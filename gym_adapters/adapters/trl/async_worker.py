@@ -31,6 +31,7 @@ from gym_adapters.adapters.trl.environment_blend import EnvironmentBlend, Enviro
 from gym_adapters.adapters.trl.group_metrics import GroupMetrics, Rates
 from gym_adapters.adapters.trl.speech import check_template, speech_of
 from gym_adapters.adapters.trl.version import check_trl
+from gym_adapters.agents.selective import check_agent
 from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
 from gym_adapters.environment import EnvironmentConfig
 from gym_adapters.episode import EpisodeLimits
@@ -73,7 +74,8 @@ def rollout_worker(
         config: Its settings; by default those of its card.
         limits: Turns and times of an episode; by default the card's turns.
         agent_limits: Budgets of a rollout besides the trainer's ``max_completion_length``.
-        agent: Drives each episode; by default a `ToolAgent`.
+        agent: Drives each episode; by default a `ToolAgent`. A foreign one is a `GatewayAgent`,
+            which is closed with the run.
         max_tokens_per_turn: Most tokens of one turn; what is left of the budget by default.
         chat_format: How the model writes tool calls; detected from the chat template by default.
         generator: Samples the turns, with the weights that the trainer's ``weight_transfer``
@@ -81,7 +83,7 @@ def rollout_worker(
         ledger: Folder to keep the rollouts in, as ``gym-adapters collect`` keeps its.
 
     Raises:
-        Unsupported: If the environment asks for what one model can't give.
+        Unsupported: If the environment asks for what one model, or the agent, can't give.
         InvalidConfig: If both an agent and the limits of the default one are given.
     """
     check_trl()
@@ -90,6 +92,7 @@ def rollout_worker(
     run = EnvironmentRun(environment, config=config, limits=limits)
     refuse_unsupported(Adapter.TRL_ASYNC, run.environment)
     driver = agent if agent is not None else ToolAgent(agent_limits)
+    check_agent(driver, run.environment)
     part = EnvironmentPart(run, driver, max_tokens_per_turn)
     return RolloutWorker(
         EnvironmentBlend([part]),

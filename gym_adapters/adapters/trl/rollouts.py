@@ -32,6 +32,7 @@ from gym_adapters.adapters.trl.trainer_generation import (
     tokenizer_of,
 )
 from gym_adapters.adapters.trl.version import check_trl
+from gym_adapters.agents.selective import check_agent
 from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
 from gym_adapters.environment import EnvironmentConfig
 from gym_adapters.episode import EpisodeLimits
@@ -79,7 +80,8 @@ def rollout_function(
         eval_ledger: The same for those of evaluation.
 
     Raises:
-        Unsupported: If the environment asks for what one model and one sample a rollout can't give.
+        Unsupported: If the environment asks for what one model and one sample a rollout can't give,
+            or for what the agent can't.
         InvalidConfig: If both an agent and the limits of the default one are given.
     """
     check_trl()
@@ -88,6 +90,7 @@ def rollout_function(
     run = EnvironmentRun(environment, config=config, limits=limits)
     refuse_unsupported(Adapter.TRL_ROLLOUT, run.environment)
     driver = agent if agent is not None else ToolAgent(agent_limits)
+    check_agent(driver, run.environment)
     return RolloutFunction(
         EnvironmentBlend([EnvironmentPart(run, driver, max_tokens_per_turn)]),
         generator if generator is not None else TrainerGeneration(max_batch_size=max_concurrency),

@@ -17,6 +17,7 @@ from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
 from gym_adapters.adapters.environment_run import EnvironmentRun
 from gym_adapters.adapters.trainer_sampling import TrainerSampling
 from gym_adapters.adapters.verl.loop_outputs import checked, sample_fields
+from gym_adapters.adapters.verl.named_agent import named_agent
 from gym_adapters.adapters.verl.plugin import AGENT_NAME
 from gym_adapters.adapters.verl.rollout_group import (
     RolloutGroup,
@@ -26,12 +27,15 @@ from gym_adapters.adapters.verl.rows import RowIdentity
 from gym_adapters.adapters.verl.run_settings import RunSettings
 from gym_adapters.adapters.verl.server_generation import ServerGenerator
 from gym_adapters.adapters.verl.version import check_verl
+from gym_adapters.agents.selective import check_agent
 from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
 from gym_adapters.errors import InvalidConfig, MissingExtra
+from gym_adapters.generation.chat import ChatModel
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.generation.token_chat import TokenChatModel
 from gym_adapters.registry import load_environment
 from gym_adapters.rollout import Rollout
+from gym_adapters.rollouts.collect import Agent
 from gym_adapters.rollouts.training_ledger import TrainingLedger
 from gym_adapters.tokens.output_parser import output_parser
 from gym_adapters.tokens.template_renderer import TemplateRenderer
@@ -89,7 +93,7 @@ class GymAgentLoop(AgentLoopBase):
         session, step = int(row["session_id"]), int(row["global_steps"])
         # A step samples from the weights that the step before it made.
         generator = ServerGenerator(self.server_manager, fallback_version=max(0, step - 1))
-        run = _environment_run(identity.environment, identity.overrides)
+        run = _environment_run(identity.environment, identity.overrides, self._settings.agent)
         rollout = await self._roll_out(
             run,
             identity,
@@ -159,13 +163,22 @@ class GymAgentLoop(AgentLoopBase):
         )
         task = run.task(dict(identity.row))
         episode = await run.episode(task, seed=seed, rollout_index=index)
-        return await ToolAgent(AgentLimits(turn_timeout=TURN_TIMEOUT)).run(
+        agent, model = self._driver(chat)
+        return await agent.run(
             episode,
-            BoundedPrompt(chat, bounds.prompt),
+            model,
             sampling=sampling(task),
             request_id=request_id,
             seed=seed,
         )
+
+    def _driver(self, chat: TokenChatModel) -> tuple[Agent, ChatModel]:
+        """What drives the episode, and the model it is given."""
+        if self._settings.agent is not None:
+            # A gateway keeps the ledger itself, of the model below: `checked` bounds its prompt.
+            return named_agent(self._settings.agent), chat
+        bounded = BoundedPrompt(chat, self._settings.bounds.prompt)
+        return ToolAgent(AgentLimits(turn_timeout=TURN_TIMEOUT)), bounded
 
     def _outputs(
         self, rollout: Rollout, generator: ServerGenerator, components: Sequence[str]
@@ -197,10 +210,14 @@ class Speech:
 
 
 @cache
-def _environment_run(environment: str, overrides: tuple[str, ...]) -> EnvironmentRun:
+def _environment_run(
+    environment: str, overrides: tuple[str, ...], agent: str | None
+) -> EnvironmentRun:
     """The environment, opened once a process; verl runs all its rollouts on one event loop."""
     entry = load_environment(environment)
     refuse_unsupported(Adapter.VERL, entry.environment)
+    if agent is not None:
+        check_agent(named_agent(agent), entry.environment)
     return EnvironmentRun(entry, config=entry.config(overrides))
 
 

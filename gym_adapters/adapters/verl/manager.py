@@ -7,6 +7,7 @@ from typing import Any
 
 from gym_adapters.adapters.verl import plugin
 from gym_adapters.adapters.verl.agent_loop import speech_of
+from gym_adapters.adapters.verl.named_agent import named_agent
 from gym_adapters.adapters.verl.rollout_group import (
     GroupDropped,
     GroupPolicy,
@@ -95,6 +96,8 @@ class GymAgentLoopManager(AgentLoopManagerTQ):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        RunSettings.of(self.config)
+        settings = RunSettings.of(self.config)
+        if settings.agent is not None:
+            named_agent(settings.agent)
         tell_biases(self.config)
         self.agent_loop_workers_class = ray.remote(GymAgentLoopWorker)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
+from gym_adapters.adapters.verl.named_agent import named_agent
 from gym_adapters.adapters.verl.plugin import AGENT_NAME
 from gym_adapters.adapters.verl.run_settings import MANAGER
+from gym_adapters.agents.selective import check_agent
 from gym_adapters.errors import InvalidConfig
 from gym_adapters.registry import load_environment
 
@@ -26,6 +28,7 @@ def verl_overrides(
     batch_size: int = 32,
     max_prompt_length: int = 1024,
     max_response_length: int | None = None,
+    agent: str | None = None,
     extra: Sequence[str] = (),
 ) -> list[str]:
     """Overrides for ``python -m verl.trainer.main_ppo`` that train on `environment` with GRPO.
@@ -40,14 +43,18 @@ def verl_overrides(
         max_prompt_length: Most tokens of a prompt, tools included.
         max_response_length: Most tokens of a whole rollout after its prompt: all turns, tool
             results included. By default what the environment's card allows for all its turns.
+        agent: What drives the episodes in place of our own agent, as ``module:name``: a class or a
+            function that gives an agent, such as a `GatewayAgent`, when it is called.
         extra: Overrides of your own, which win.
 
     Raises:
-        Unsupported: If verl can't carry the environment.
-        InvalidConfig: If a number makes no sense.
+        Unsupported: If verl, or the agent, can't carry the environment.
+        InvalidConfig: If a number makes no sense, or there is no such agent.
     """
     entry = load_environment(environment)
     refuse_unsupported(Adapter.VERL, entry.environment)
+    if agent is not None:
+        check_agent(named_agent(agent), entry.environment)
     if max_response_length is None:
         budget = entry.card.budget if entry.card else None
         max_response_length = budget.max_turns * budget.max_tokens_per_turn if budget else 4096
@@ -74,6 +81,8 @@ def verl_overrides(
         # Our loop brings its rewards: verl's reward workers have nothing to do.
         "reward.num_workers": 1,
     }
+    if agent is not None:
+        settings["+gym_adapters.agent"] = _quoted(agent)
     if val_files is None:
         settings |= {"trainer.val_before_train": "False", "trainer.test_freq": -1}
     return [*(f"{key}={value}" for key, value in settings.items()), *extra]

@@ -35,6 +35,8 @@ class RunSettings:
         model: Name or folder of the policy.
         ledger: Folder to keep the rollouts of training in; ``+gym_adapters.ledger``.
         validation_ledger: The same for validation; ``+gym_adapters.validation_ledger``.
+        agent: What drives the episodes in place of our own agent; ``+gym_adapters.agent``, see
+            `gym_adapters.adapters.verl.named_agent`.
     """
 
     bounds: SampleBounds
@@ -47,6 +49,7 @@ class RunSettings:
     model: str = "policy"
     ledger: str | None = None
     validation_ledger: str | None = None
+    agent: str | None = None
 
     @classmethod
     def of(cls, config: Any) -> RunSettings:
@@ -72,6 +75,7 @@ class RunSettings:
             model=str(config.actor_rollout_ref.model.path),
             ledger=own.get("ledger"),
             validation_ledger=own.get("validation_ledger"),
+            agent=own.get("agent"),
         )
 
 

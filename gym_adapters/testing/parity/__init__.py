@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gym_adapters.testing.parity.driver import TRAINERS, ParityDriver, parity_driver
     from gym_adapters.testing.parity.environment_attempts import environment_cases
     from gym_adapters.testing.parity.received import EpisodeSeed, Received, ReceivedRollout, Sample
-    from gym_adapters.testing.parity.reference import reference_rollouts
+    from gym_adapters.testing.parity.reference import reference_rollouts, why_none_is_scored
     from gym_adapters.testing.parity.shapes import parity_shapes
 
 _MODULES = {
@@ -42,6 +42,7 @@ _MODULES = {
     "parity_shapes": "shapes",
     "reference_rollouts": "reference",
     "says_alike": "case",
+    "why_none_is_scored": "reference",
 }
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "parity_shapes",
     "reference_rollouts",
     "says_alike",
+    "why_none_is_scored",
 ]
 
 

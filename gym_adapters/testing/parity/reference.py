@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from gym_adapters.agents.tool_agent import ToolAgent
@@ -15,7 +16,7 @@ from gym_adapters.rollouts.model_judge import open_run_resources
 from gym_adapters.testing.parity.case import Attempt, ParityCase, Room
 from gym_adapters.testing.parity.received import EpisodeSeed
 
-__all__ = ["reference_rollouts", "room_for"]
+__all__ = ["reference_rollouts", "room_for", "why_none_is_scored"]
 
 ROOMY = 1 << 20
 # Tokens beside those that the reference needed, where no budget is to matter: room for a prompt
@@ -69,6 +70,21 @@ async def reference_rollouts(
             )
             done.update(zip(group, judged, strict=True))
     return done
+
+
+def why_none_is_scored(cases: Sequence[ParityCase]) -> str | None:
+    """The first failure, where every rollout of all `cases` fails; ``None`` where one does not.
+
+    Such rollouts reach no trainer, so that nothing was compared.
+    """
+    reason = None
+    for case in cases:
+        for rollout in asyncio.run(reference_rollouts(case)).values():
+            failure = rollout.outcome.failure
+            if failure is None:
+                return None
+            reason = reason or f"{failure.boundary.value}: {failure.message}"
+    return reason
 
 
 def room_for(case: ParityCase, rollouts: Sequence[Rollout]) -> Room:

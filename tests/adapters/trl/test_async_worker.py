@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from gym_adapters import (
 from gym_adapters.adapters.trl import RolloutWorker, blended_spec, trl_spec
 from gym_adapters.adapters.trl.async_samples import group_advantages
 from gym_adapters.errors import RolloutTimeout
+from gym_adapters.serving.gateway_agent import GatewayAgent
 from gym_adapters.testing.scripted_generator import ScriptedGenerator
 from gym_adapters.testing.tiny_tokenizer import tiny_tokenizer
 
@@ -95,7 +97,11 @@ def make_worker() -> Iterator[MakeWorker]:
     workers: list[RolloutWorker] = []
 
     def make(
-        environment: Any = Answered, rows: Any = None, script: Any = None, **changed: Any
+        environment: Any = Answered,
+        rows: Any = None,
+        script: Any = None,
+        agent: Any = None,
+        **changed: Any,
     ) -> RolloutWorker:
         generator = script if script is not None else ScriptedGenerator(lambda *_: ANSWER)
         spec = trl_spec(
@@ -103,6 +109,7 @@ def make_worker() -> Iterator[MakeWorker]:
             tasks=rows if rows is not None else tasks(),
             way="async",
             generator=generator,
+            agent=agent,
         )
         worker = spec.rollout_worker
         assert worker is not None
@@ -160,6 +167,42 @@ def test_samples_hold_the_ledger_and_come_group_by_group(make_worker: MakeWorker
     # After the last task comes the first again, as another group.
     again = next(s for s in samples if s.group_id == 3)
     assert again.prompt == first.prompt
+
+
+FOREIGN = """
+import json, sys, urllib.request
+task = json.load(sys.stdin)
+body = json.dumps({"model": "m", "input": task["input"]}).encode()
+request = urllib.request.Request(task["base_url"] + "/responses", body)
+urllib.request.urlopen(request, timeout=60).read()
+"""
+
+
+def test_a_foreign_agents_tokens_are_samples(make_worker: MakeWorker) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    script = ScriptedGenerator(lambda *_: ANSWER)
+    agent = GatewayAgent(command=[sys.executable, "-c", FOREIGN])
+    worker = make_worker(script=script, agent=agent, max_inflight_tasks=2)
+    worker.update_model_version(3)
+    worker.start()
+    samples = taken(worker, 4)
+    prompt = script.calls_of("train-0-0")[0].prompt_ids
+    assert tuple(samples[0].input_ids) == (*prompt, *ANSWER)
+    assert list(samples[0].completion_mask) == [0] * len(prompt) + [1] * len(ANSWER)
+    assert {(s.model_version, s.metrics["reward"]) for s in samples} == {(3, 1.0)}
+    # Its gateway, and the programs that ask at it, end with the worker.
+    worker.stop()
+    assert agent._gateway._serving is None
+
+
+def test_an_agent_that_can_not_drive_the_environment_is_refused_at_once() -> None:
+    class Replies(Answered):
+        async def reply(self, message: str) -> str | None:
+            return None
+
+    agent = GatewayAgent(command=["my-agent"])
+    with pytest.raises(Unsupported, match="Replies replies to messages"):
+        trl_spec(Replies, tasks=tasks(), way="async", agent=agent)
 
 
 def test_a_sample_is_as_old_as_its_oldest_turn(make_worker: MakeWorker) -> None:

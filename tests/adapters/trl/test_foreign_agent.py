@@ -17,8 +17,8 @@ import pytest
 pytest.importorskip("trl", reason="needs the extra trl")
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
-from gym_adapters import InvalidConfig, Task, Transcript, load_environment
-from gym_adapters.adapters.trl import rollout_function
+from gym_adapters import InvalidConfig, Task, Transcript, Unsupported, load_environment
+from gym_adapters.adapters.trl import rollout_function, trl_spec
 from gym_adapters.agents.tool_agent import AgentLimits
 from gym_adapters.rollout import Rollout
 from gym_adapters.serving.gateway_agent import GatewayAgent
@@ -123,3 +123,10 @@ def test_the_limits_of_the_default_agent_are_not_those_of_another() -> None:
             agent=GatewayAgent(url="http://127.0.0.1:1/"),
             agent_limits=AgentLimits(),
         )
+
+
+def test_an_environment_that_replies_is_refused_before_anything_is_sampled() -> None:
+    agent = GatewayAgent(url="http://127.0.0.1:1/")
+    for make in (rollout_function, trl_spec):
+        with pytest.raises(Unsupported, match="blackjack replies to messages"):
+            make("blackjack", agent=agent)  # type: ignore[operator]

@@ -177,7 +177,7 @@ def run_prompts(verl_config: Any, queue: Queue, policy: TinyPolicy) -> Run:
     ) -> Queue:
         config = OmegaConf.create(OmegaConf.to_container(verl_config, resolve=False))
         for key, value in (overrides or {}).items():
-            OmegaConf.update(config, key, value)
+            OmegaConf.update(config, key.removeprefix("+"), value, force_add=key.startswith("+"))
         worker = GymAgentLoopWorker(config, servers, None, None)
         rows = verl_rows(environment, tasks, **row_options)
         await worker.generate_sequences(batch_of(rows, validate))

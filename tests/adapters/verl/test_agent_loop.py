@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gym_adapters import Rollout, Task
+from gym_adapters import InvalidConfig, Rollout, Task, Unsupported
+from gym_adapters.adapters.verl import verl_overrides
+from gym_adapters.adapters.verl.named_agent import named_agent
 
 CALL = (
     '<tool_call>\n{{"name": "calculate", "arguments": {{"expression": "{}"}}}}\n</tool_call>'
@@ -294,3 +298,79 @@ async def test_an_environment_that_is_unknown_here_ends_the_run_at_the_next_batc
         await task
     with pytest.raises(Unsupported, match="nobody_is_called_so"):
         await worker.generate_sequences(batch_of(made, False))
+
+
+AGENT = """
+import sys
+
+from gym_adapters.serving.gateway_agent import GatewayAgent
+
+PROGRAM = '''
+import json, sys, urllib.request
+task = json.load(sys.stdin)
+body = json.dumps({"model": "m", "input": task["input"]}).encode()
+request = urllib.request.Request(task["base_url"] + "/responses", body)
+urllib.request.urlopen(request, timeout=60).read()
+'''
+
+
+def agent():
+    return GatewayAgent(command=[sys.executable, "-c", PROGRAM])
+"""
+
+
+@pytest.fixture
+def foreign_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an agent that asks once."""
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    (tmp_path / "agent_of_ours.py").write_text(AGENT, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "agent_of_ours", raising=False)
+    named_agent.cache_clear()
+    return "agent_of_ours:agent"
+
+
+async def test_a_foreign_agents_tokens_are_rows(
+    run_prompts: Any, servers: Any, policy: Any, sums: Any, foreign_agent: str
+) -> None:
+    stub = servers(lambda number, prompt_ids: f"answer {number}<|im_end|>")
+    overrides = {"+gym_adapters.agent": foreign_agent}
+    queue = await run_prompts(sums[:1], stub, overrides=overrides)
+    await named_agent(foreign_agent).aclose()  # type: ignore[attr-defined]
+    assert queue.sessions() == ["u0_0_0", "u0_1_0", "u0_2_0", "u0_3_0"]
+    said = {tuple(policy.tokenizer(f"answer {n}<|im_end|>")["input_ids"]) for n in range(4)}
+    assert {tuple(row["responses"].tolist()) for row in queue.rows.values()} == said
+    for row in queue.rows.values():
+        assert row["prompts"].tolist() == stub.prompts[0]
+        assert row["response_mask"].tolist() == [1] * len(row["responses"])
+        assert row["num_turns"] == 2
+
+
+async def test_a_foreign_agents_prompt_that_is_too_long_for_the_trainer_gives_no_row(
+    run_prompts: Any, servers: Any, sums: Any, foreign_agent: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = {
+        "+gym_adapters.agent": foreign_agent,
+        "actor_rollout_ref.rollout.prompt_length": 10,
+    }
+    queue = await run_prompts(sums[:1], servers(lambda *_: "1<|im_end|>"), overrides=overrides)
+    await named_agent(foreign_agent).aclose()  # type: ignore[attr-defined]
+    assert queue.rows == {}
+    assert "10 are allowed" in caplog.text
+
+
+def test_an_agent_that_can_not_be_is_refused_with_the_overrides(foreign_agent: str) -> None:
+    def overrides(environment: str, agent: str) -> list[str]:
+        return verl_overrides(environment, model="m", train_files="t.parquet", agent=agent)
+
+    assert f"+gym_adapters.agent='{foreign_agent}'" in overrides("mcqa", foreign_agent)
+    with pytest.raises(Unsupported, match="blackjack replies to messages"):
+        overrides("blackjack", foreign_agent)
+    for name, told in (
+        ("my-agent --headless", "names no agent"),
+        ("agent_of_ours:nobody", "nobody"),
+        ("no_such_module:agent", "no_such_module"),
+        ("builtins:dict", "no run"),
+    ):
+        with pytest.raises(InvalidConfig, match=told):
+            overrides("mcqa", name)
