@@ -64,7 +64,7 @@ def test_every_block_of_the_readme_runs_as_written(repository: Path, tmp_path: P
                 run([sys.executable, "-m", "gym_adapters.cli", *arguments], tmp_path)
                 ran.append(arguments[0])
 
-    assert ran == ["python", "validate", "collect", "python"]
+    assert ran == ["python", "validate", "collect", "python", "doctor", "train"]
     assert "invalid_arguments" in output
     assert "scored 1.0" in output
     assert (tmp_path / "rollouts" / "rollouts.jsonl").read_text().count("\n") == 8

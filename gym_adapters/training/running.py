@@ -333,6 +333,8 @@ async def _run(
         for each in waits:
             each.cancel()
         await _end(process, groups)
+        # With the last child the pipe ends, and only then is it closed.
+        await asyncio.wait([reading], timeout=AFTERWORD)
         reading.cancel()
         await asyncio.wait([reading])
     if not reading.cancelled() and (problem := reading.exception()) is not None:
