@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 from pydantic import field_validator
 
+from gym_adapters.bridges.bearer import bearer_headers
 from gym_adapters.environment import Environment, EnvironmentConfig, Transcript
 from gym_adapters.errors import (
     Boundary,
@@ -110,16 +111,9 @@ class NemoGymResources(Environment[Task]):
     @asynccontextmanager
     async def open_resources(cls, config: EnvironmentConfig) -> AsyncIterator[Any]:
         """A pool of connections."""
-        import os
-
         if not isinstance(config, NemoGymConfig):
             raise InvalidConfig(f"{cls.name} needs a NemoGymConfig")
-        headers = {"Content-Type": "application/json"}
-        if config.token_variable is not None:
-            token = os.environ.get(config.token_variable)
-            if not token:
-                raise InvalidConfig(f"the environment variable {config.token_variable} is empty")
-            headers["Authorization"] = f"Bearer {token}"
+        headers = {"Content-Type": "application/json", **bearer_headers(config.token_variable)}
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=config.max_connections),
             timeout=aiohttp.ClientTimeout(total=config.timeout),

@@ -13,7 +13,6 @@ text: what the model says is the action, and the observation is what it reads ne
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 import orjson
 from pydantic import Field, field_validator
 
+from gym_adapters.bridges.bearer import bearer_headers
 from gym_adapters.environment import Environment, EnvironmentConfig, Transcript
 from gym_adapters.errors import (
     EnvironmentFailure,
@@ -132,16 +132,10 @@ class OpenEnvTools(Environment[OpenEnvTask]):
         """A pool of connections."""
         if not isinstance(config, OpenEnvConfig):
             raise InvalidConfig(f"{cls.name} needs an OpenEnvConfig")
-        headers = {}
-        if config.token_variable is not None:
-            token = os.environ.get(config.token_variable)
-            if not token:
-                raise InvalidConfig(f"the environment variable {config.token_variable} is empty")
-            headers["Authorization"] = f"Bearer {token}"
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.timeout),
-            headers=headers,
+            headers=bearer_headers(config.token_variable),
         ) as client:
             yield _Server(client, config)
 

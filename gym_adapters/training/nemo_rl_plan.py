@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gym_adapters.errors import InvalidConfig
+from gym_adapters.training.checkpoints import numbered_checkpoints
 from gym_adapters.training.data_steps import rows_step
 from gym_adapters.training.hydra import flat, joined, nearest_problem, override
 from gym_adapters.training.planning import Asked
@@ -45,12 +46,8 @@ def make_plan(asked: Asked, recipe: Recipe, paths: RunPaths) -> Plan:
 
 def newest_step(folder: Path) -> Path | None:
     """The last checkpoint that NeMo RL wrote to `folder`."""
-    found = [
-        (int(number), path)
-        for path in folder.glob("step_*")
-        if (number := path.name.removeprefix("step_")).isdigit()
-    ]
-    return max(found)[1] if found else None
+    found = numbered_checkpoints(folder, "step_")
+    return found[-1][1] if found else None
 
 
 def _own(recipe: Recipe, paths: RunPaths) -> dict[str, Any]:

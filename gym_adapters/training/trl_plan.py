@@ -10,6 +10,7 @@ from typing import Any
 
 from gym_adapters.errors import InvalidConfig, MissingExtra
 from gym_adapters.rollouts.training_ledger import TrainingLedger
+from gym_adapters.training.checkpoints import numbered_checkpoints
 from gym_adapters.training.data_steps import model_of, offline_steps, rows_step, start_steps
 from gym_adapters.training.nearest import unknown
 from gym_adapters.training.planning import Asked
@@ -159,13 +160,12 @@ def saved_policy(folder: Path) -> Path | None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The last checkpoint that a trainer of transformers wrote to `folder`."""
-    found = [
+    whole = [
         path
-        for path in folder.glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdigit()
-        and (path / "trainer_state.json").is_file()
+        for _, path in numbered_checkpoints(folder, "checkpoint-")
+        if (path / "trainer_state.json").is_file()
     ]
-    return max(found, key=step_of, default=None)
+    return whole[-1] if whole else None
 
 
 def step_of(checkpoint: Path) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from gym_adapters.adapters.verl.overrides import verl_overrides
 from gym_adapters.errors import InvalidConfig, MissingExtra
 from gym_adapters.rollouts.training_ledger import TrainingLedger
+from gym_adapters.training.checkpoints import numbered_checkpoints
 from gym_adapters.training.data_steps import model_of, rows_step, start_steps
 from gym_adapters.training.hydra import flat, joined, nearest_problem, override
 from gym_adapters.training.planning import Asked
@@ -108,12 +109,8 @@ def rewind(paths: RunPaths) -> None:
 
 def newest_policy(folder: Path) -> Path | None:
     """What can be loaded of the last checkpoint that verl wrote to `folder`."""
-    found = [
-        (int(number), path / "actor" / "huggingface")
-        for path in folder.glob("global_step_*")
-        if (number := path.name.removeprefix("global_step_")).isdigit()
-    ]
-    return max(found)[1] if found else None
+    found = numbered_checkpoints(folder, "global_step_")
+    return found[-1][1] / "actor" / "huggingface" if found else None
 
 
 def _own(asked: Asked, recipe: Recipe, paths: RunPaths, evaluates: bool) -> dict[str, Any]:
