@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
+from types import coroutine
+from typing import Any, TypeVar
 
-__all__ = ["SharedSlots", "deadline"]
+__all__ = ["SharedSlots", "within"]
+
+ResultT = TypeVar("ResultT")
 
 
 class _Limit:
     """A time limit that can stand still. Several may wait within it at once."""
 
-    def __init__(self, timeout: asyncio.Timeout, outer: _Limit | None) -> None:
-        self._timeout, self._outer = timeout, outer
+    __slots__ = ("_end", "_left", "_outer", "_timeout", "_waiting", "over", "seconds")
+
+    def __init__(self, seconds: float, outer: _Limit | None) -> None:
+        self.seconds, self._outer = seconds, outer
+        self._end = asyncio.get_running_loop().time() + seconds
+        self._timeout: asyncio.Timeout | None = None
         self._waiting = 0
-        self._left = 0.0
+        self._left = seconds
         self.over = False
+
+    def timeout(self) -> asyncio.Timeout:
+        """What ends the block that is limited, from now on."""
+        self._timeout = asyncio.timeout_at(None if self._waiting else self._end)
+        return self._timeout
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Stand still until the last of those who wait is done, as do the limits around."""
         clock = asyncio.get_running_loop().time
-        when = self._timeout.when()
-        if self._waiting == 0 and self._runs() and when is not None:
-            self._left = when - clock()
-            self._timeout.reschedule(None)
+        if self._waiting == 0 and self._runs():
+            self._left = self._end - clock()
+            self._reschedule(None)
         self._waiting += 1
         try:
             with nullcontext() if self._outer is None else self._outer.held():
@@ -34,34 +46,73 @@ class _Limit:
         finally:
             self._waiting -= 1
             if self._waiting == 0 and self._runs():
-                self._timeout.reschedule(clock() + self._left)
+                self._end = clock() + self._left
+                self._reschedule(self._end)
+
+    def _reschedule(self, end: float | None) -> None:
+        if self._timeout is not None:
+            self._timeout.reschedule(end)
 
     def _runs(self) -> bool:
-        return not self.over and not self._timeout.expired()
+        return not self.over and not (self._timeout is not None and self._timeout.expired())
 
 
 _limit: ContextVar[_Limit | None] = ContextVar("gym_adapters_deadline", default=None)
 
 
-@asynccontextmanager
-async def deadline(seconds: float) -> AsyncIterator[None]:
-    """A time limit that also holds for code which swallows its cancellation.
+async def within(seconds: float, work: Awaitable[ResultT]) -> ResultT:
+    """What `work` gives, if it takes no longer than `seconds`.
 
-    Waiting for `SharedSlots` doesn't count.
+    It also holds for code which swallows its cancellation. Waiting for `SharedSlots` doesn't count.
+    Work that never waits costs no timer: most hooks of an environment are of that kind.
 
     Raises:
-        TimeoutError: If what is inside takes longer than `seconds`.
+        TimeoutError: If it takes longer.
     """
-    async with asyncio.timeout(seconds) as timeout:
-        limit = _Limit(timeout, _limit.get())
-        before = _limit.set(limit)
-        try:
-            yield
-        finally:
-            limit.over = True
-            _limit.reset(before)
+    outer = _limit.get()
+    limit = _Limit(seconds, outer)
+    _limit.set(limit)
+    try:
+        return await _run(work, limit)
+    finally:
+        limit.over = True
+        _limit.set(outer)
+
+
+@coroutine
+def _run(work: Awaitable[ResultT], limit: _Limit) -> Generator[Any, Any, ResultT]:
+    """Run `work`, without a timer up to its first wait."""
+    steps = work.__await__()
+    try:
+        waited_for = next(steps)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    return (yield from _limited(_resumed(steps, waited_for), limit).__await__())
+
+
+async def _limited(rest: Awaitable[ResultT], limit: _Limit) -> ResultT:
+    async with limit.timeout() as timeout:
+        result = await rest
     if timeout.expired():
-        raise TimeoutError(f"it took longer than {seconds} s")
+        raise TimeoutError(f"it took longer than {limit.seconds} s")
+    return result
+
+
+@coroutine
+def _resumed(
+    steps: Generator[Any, Any, ResultT], waited_for: object
+) -> Generator[Any, Any, ResultT]:
+    """The rest of what was run up to its first wait."""
+    while True:
+        try:
+            yield waited_for
+        except BaseException as error:  # noqa: BLE001 - the work handles it
+            try:
+                waited_for = steps.throw(error)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+        else:
+            return (yield from steps)
 
 
 class SharedSlots:

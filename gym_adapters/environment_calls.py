@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gym_adapters.deadline import deadline
+from gym_adapters.deadline import within
 from gym_adapters.environment import Environment, Transcript
 from gym_adapters.errors import (
     Boundary,
@@ -103,14 +102,11 @@ class EnvironmentCalls:
 
     async def constraint(self) -> Mapping[str, Any] | None:
         """What the next turn must look like."""
-        # A hook that nobody overrides needs no deadline, and there is a turn for each of these.
-        if type(self._environment).constraint is Environment.constraint:
-            return None
         return await self._hook("constraint", self._environment.constraint)
 
     async def reply(self, message: str) -> list[Item]:
         """What the environment says to a message; nothing where that ends the episode."""
-        answer = await self._hook("reply", lambda: self._environment.reply(message))
+        answer = await self._hook("reply", self._environment.reply, message)
         return [] if answer is None else _items(answer, "reply")
 
     async def verdict(self, transcript: Transcript) -> Reward:
@@ -118,25 +114,25 @@ class EnvironmentCalls:
         began = time.perf_counter()
         try:
             with boundary(Boundary.VERIFIER, f"verify of {self._environment.name}"):
-                async with deadline(self._limits.verify_timeout):
-                    verdict = await self._environment.verify(transcript)
-                return Reward.of(verdict)
+                judging = self._environment.verify(transcript)
+                return Reward.of(await within(self._limits.verify_timeout, judging))
         finally:
             self._verify_time += time.perf_counter() - began
 
     async def close(self) -> None:
         """Close the environment; errors are logged, since there is nobody left to tell."""
         try:
-            with boundary(Boundary.ENVIRONMENT, f"close of {self._environment.name}"):
-                async with asyncio.timeout(self._limits.hook_timeout):
-                    await self._environment.close()
+            await self._hook("close", self._environment.close)
         except Exception:
             log.warning("closing an episode of %s failed", self._environment.name, exc_info=True)
 
     async def tool(self, call: FunctionCall) -> str:
         """The result of one tool call."""
-        with self._clock():
+        began = time.perf_counter()
+        try:
             result = await self._result(call)
+        finally:
+            self._hook_time += time.perf_counter() - began
         if isinstance(result, Exception):
             raise result
         return result
@@ -145,11 +141,14 @@ class EnvironmentCalls:
         """The results of the calls of one turn, in their order."""
         most = self._limits.max_tool_calls
         allowed, refused = calls[:most], calls[most:]
-        with self._clock():
+        began = time.perf_counter()
+        try:
             if len(allowed) == 1 or not self._environment.parallel_tool_calls:
                 results = [await self._result(call) for call in allowed]
             else:
                 results = await asyncio.gather(*map(self._result, allowed))
+        finally:
+            self._hook_time += time.perf_counter() - began
         too_many = error_result("tool_error", f"not run: at most {most} calls a turn")
         texts: list[str] = []
         for result in results:
@@ -174,21 +173,20 @@ class EnvironmentCalls:
             return error_result("unknown_tool", f"no tool {name!r}; there are: {known}")
         try:
             with boundary(Boundary.TOOL, f"tool {tool.name} of {self._environment.name}"):
-                async with deadline(self._limits.tool_timeout):
-                    return await tool.call(call["arguments"])
+                return await within(self._limits.tool_timeout, tool.call(call["arguments"]))
         except (RolloutError, UsageError) as error:
             return error
 
-    async def _hook(self, name: str, hook: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        with self._clock(), boundary(Boundary.ENVIRONMENT, f"{name} of {self._environment.name}"):
-            async with deadline(self._limits.hook_timeout):
-                return await hook()
-
-    @contextmanager
-    def _clock(self) -> Iterator[None]:
+    async def _hook(
+        self, name: str, hook: Callable[..., Awaitable[ResultT]], *arguments: object
+    ) -> ResultT:
+        if getattr(hook, "__func__", None) is getattr(Environment, name):
+            # Nobody overrides it: there is nothing to wait for, and nothing to blame.
+            return await hook(*arguments)
         began = time.perf_counter()
         try:
-            yield
+            with boundary(Boundary.ENVIRONMENT, f"{name} of {self._environment.name}"):
+                return await within(self._limits.hook_timeout, hook(*arguments))
         finally:
             self._hook_time += time.perf_counter() - began
 

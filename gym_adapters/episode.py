@@ -74,6 +74,7 @@ class Episode:
         resources: What `Environment.open_resources` yielded for this run.
         seed: Seed of the run.
         rollout_index: Which attempt at the task this is.
+        task_index: Where the task stands in its data set, if that is known.
         limits: Bounds on turns and times.
     """
 
@@ -86,6 +87,7 @@ class Episode:
         resources: Any = None,
         seed: int = 0,
         rollout_index: int = 0,
+        task_index: int | None = None,
         limits: EpisodeLimits | None = None,
     ) -> None:
         self.limits = limits if limits is not None else EpisodeLimits()
@@ -103,7 +105,7 @@ class Episode:
             self.environment = environment.__new__(environment)
             self._broken, self._closed = error, True
         self.task = task
-        self.rollout_index = rollout_index
+        self.rollout_index, self.task_index = rollout_index, task_index
         self.prompt: tuple[Item, ...] = ()
         self.output: list[Item] = []
         self.outcome: Outcome | None = None

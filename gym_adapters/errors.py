@@ -36,9 +36,9 @@ What happens next:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from enum import StrEnum
+from types import TracebackType
 from typing import ClassVar
 
 __all__ = [
@@ -232,8 +232,7 @@ _ERROR_OF: dict[Boundary, type[RolloutError]] = {
 }
 
 
-@contextmanager
-def boundary(at_fault: Boundary, doing: str) -> Iterator[None]:
+def boundary(at_fault: Boundary, doing: str) -> AbstractContextManager[None]:
     """Attribute whatever goes wrong inside the block to `at_fault`.
 
     A `RolloutError` keeps the boundary it already names. A `TimeoutError` becomes `RolloutTimeout`.
@@ -244,21 +243,44 @@ def boundary(at_fault: Boundary, doing: str) -> Iterator[None]:
         at_fault: The boundary to blame.
         doing: What was being done, for the message, e.g. ``"verify of mcqa"``.
     """
-    try:
-        yield
-    except (RolloutError, UsageError):
-        raise
-    except TimeoutError as error:
-        raise RolloutTimeout(f"{doing}: {str(error) or 'timed out'}") from error
-    except Exception as error:
-        raise _ERROR_OF[at_fault](f"{doing}: {type(error).__name__}: {error}") from error
-    except SystemExit as error:
-        # argparse and exit() in somebody's code end that rollout, not the process that runs it.
-        raise _ERROR_OF[at_fault](f"{doing}: it called exit({error.code})") from error
-    except BaseException as error:
+    return _Blaming(at_fault, doing)
+
+
+class _Blaming:
+    # A class, since one of contextlib's costs several times as much and a turn enters many.
+    __slots__ = ("_at_fault", "_doing")
+
+    def __init__(self, at_fault: Boundary, doing: str) -> None:
+        self._at_fault, self._doing = at_fault, doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and (blamed := self._blamed(error)) is not None:
+            raise blamed from error
+
+    def _blamed(self, error: BaseException) -> RolloutError | None:
+        """What `error` means; ``None`` where it stays what it is."""
+        doing, of_boundary = self._doing, _ERROR_OF[self._at_fault]
+        match error:
+            case RolloutError() | UsageError():
+                return None
+            case TimeoutError():
+                return RolloutTimeout(f"{doing}: {str(error) or 'timed out'}")
+            case Exception():
+                return of_boundary(f"{doing}: {type(error).__name__}: {error}")
+            case SystemExit():
+                # argparse and exit() in somebody's code end that rollout, not the process of it.
+                return of_boundary(f"{doing}: it called exit({error.code})")
         if is_stray_cancellation(error):
-            raise RolloutCancelled(f"{doing}: something it waited for was cancelled") from error
-        raise
+            return RolloutCancelled(f"{doing}: something it waited for was cancelled")
+        return None
 
 
 def is_stray_cancellation(error: BaseException) -> bool:

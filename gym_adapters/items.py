@@ -213,11 +213,10 @@ def check_items(items: Iterable[Any], field: str) -> None:
         InvalidRow: Naming the first bad item, its field and the fix.
     """
     for position, item in enumerate(items):
-        at = f"{field}[{position}]"
         if not isinstance(item, dict):
             raise InvalidRow(
                 f"an item must be an object, not {type(item).__name__}.",
-                field=at,
+                field=f"{field}[{position}]",
                 fix='write it as {"role": "user", "content": "..."}.',
             )
         kind = item.get("type", "message")
@@ -225,7 +224,7 @@ def check_items(items: Iterable[Any], field: str) -> None:
         if required is None:
             raise InvalidRow(
                 f"unknown item type {kind!r}.",
-                field=f"{at}.type",
+                field=f"{field}[{position}].type",
                 fix=f"use one of {', '.join(_REQUIRED)}.",
             )
         for key, types in required.items():
@@ -237,21 +236,22 @@ def check_items(items: Iterable[Any], field: str) -> None:
                         if key in item
                         else ", which is absent."
                     ),
-                    field=f"{at}.{key}",
+                    field=f"{field}[{position}].{key}",
                     fix=f"give it as {_type_names(types)}.",
                 )
         if kind == "message":
-            _check_message(item, at)
+            _check_message(item, field, position)
 
 
-def _check_message(item: dict[str, Any], at: str) -> None:
+def _check_message(item: dict[str, Any], field: str, position: int) -> None:
     if item["role"] not in _ROLES:
         raise InvalidRow(
             f"unknown role {item['role']!r}.",
-            field=f"{at}.role",
+            field=f"{field}[{position}].role",
             fix=f"use one of {', '.join(_ROLES)}; a tool result is a function_call_output item.",
         )
     if isinstance(item["content"], list):
+        at = f"{field}[{position}]"
         for index, part in enumerate(item["content"]):
             if not isinstance(part, dict) or not isinstance(part.get("type"), str):
                 raise InvalidRow(

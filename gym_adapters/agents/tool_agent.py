@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from gym_adapters import __version__
 from gym_adapters.episode import Episode, Step
@@ -14,7 +12,7 @@ from gym_adapters.errors import Boundary, ModelError, RolloutTimeout, UsageError
 from gym_adapters.generation.chat import ChatModel, ChatSession, ModelTurn
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.reward import StopReason
-from gym_adapters.rollout import Provenance, Rollout, TokenUsage
+from gym_adapters.rollout import Provenance, Rollout, Timings, TokenUsage
 
 __all__ = ["AgentLimits", "ToolAgent"]
 
@@ -86,13 +84,17 @@ class ToolAgent:
             step = await episode.start(constraints=True)
             if not step.done:
                 try:
-                    with _models_fault():
-                        session = model.open(
-                            tools=episode.tools,
-                            sampling=sampling if sampling is not None else SamplingParams(),
-                            request_id=name,
-                        )
+                    session = model.open(
+                        tools=episode.tools,
+                        sampling=sampling if sampling is not None else SamplingParams(),
+                        request_id=name,
+                    )
                     await self._drive(episode, session, step, meter)
+                except UsageError as error:
+                    # What a model can't be used for, it can't in the middle of a rollout either.
+                    refused = ModelError(str(error))
+                    refused.__cause__ = error
+                    episode.fail(refused)
                 except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
                     episode.fail(error)
         return _rollout(episode, model, session, meter, seed)
@@ -106,24 +108,27 @@ class ToolAgent:
                 step = await episode.truncate(reason)
                 break
             began = time.perf_counter()
-            with _models_fault(), boundary(Boundary.MODEL, "generation"):
-                try:
-                    async with asyncio.timeout(self.limits.turn_timeout):
-                        # Sessions that know no constraints go on with environments of none.
-                        turn = await (
-                            session.respond(step.items)
-                            if step.constraint is None
-                            else session.respond(step.items, constraint=step.constraint)
-                        )
-                except TimeoutError as error:
-                    raise RolloutTimeout(
-                        f"the model gave no turn within {self.limits.turn_timeout} s"
-                    ) from error
+            turn = await self._turn(session, step)
             if turn is None:
                 step = await episode.truncate(StopReason.CONTEXT)
                 break
             meter.add(turn, time.perf_counter() - began)
             step = await episode.advance(turn.items, finish_reason=turn.finish_reason)
+
+    async def _turn(self, session: ChatSession, step: Step) -> ModelTurn | None:
+        with boundary(Boundary.MODEL, "generation"):
+            try:
+                async with asyncio.timeout(self.limits.turn_timeout):
+                    # Sessions that know no constraints go on with environments of none.
+                    return await (
+                        session.respond(step.items)
+                        if step.constraint is None
+                        else session.respond(step.items, constraint=step.constraint)
+                    )
+            except TimeoutError as error:
+                raise RolloutTimeout(
+                    f"the model gave no turn within {self.limits.turn_timeout} s"
+                ) from error
 
     def _spent(self, meter: _Meter) -> StopReason | None:
         limits = self.limits
@@ -137,15 +142,6 @@ class ToolAgent:
         return None
 
 
-@contextmanager
-def _models_fault() -> Iterator[None]:
-    """What a model can't be used for, it can't in the middle of a rollout either."""
-    try:
-        yield
-    except UsageError as error:
-        raise ModelError(str(error)) from error
-
-
 def _rollout(
     episode: Episode,
     model: ChatModel,
@@ -155,6 +151,7 @@ def _rollout(
 ) -> Rollout:
     if episode.outcome is None:
         raise RuntimeError("the agent loop ended without an outcome")
+    spent = episode.timings
     segments = tuple(session.segments) if session is not None else ()
     versions = [span.weights_version for s in segments for span in s.spans if span.sampled]
     return Rollout(
@@ -166,8 +163,11 @@ def _rollout(
         tools=episode.tools,
         outcome=episode.outcome,
         segments=segments,
-        timings=replace(
-            episode.timings, total=time.perf_counter() - meter.began, model=meter.model_time
+        timings=Timings(
+            total=time.perf_counter() - meter.began,
+            model=meter.model_time,
+            environment=spent.environment,
+            verify=spent.verify,
         ),
         usage=TokenUsage(meter.input_tokens, meter.output_tokens, episode.turns),
         provenance=Provenance(
@@ -179,4 +179,5 @@ def _rollout(
             weights_version=versions[-1] if versions else None,
             seed=seed,
         ),
+        task_index=episode.task_index,
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 __all__ = ["Address", "Addresses"]
@@ -58,18 +57,18 @@ class Address:
             and self.clock() - self.down_since >= patience
         )
 
-    @contextmanager
-    def asking(self) -> Iterator[None]:
-        """Count the request that runs in the block."""
-        tries = self.failures >= FAILURES_TO_OPEN
+    def asked(self) -> bool:
+        """Count a request that begins; whether it is the one that tries an address again."""
+        tries = not self.trusted
         self._trying = self._trying or tries
         self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            if tries:
-                self._trying = False
+        return tries
+
+    def done(self, tries: bool) -> None:
+        """Count a request that ended; `tries` is what `asked` gave for it."""
+        self.in_flight -= 1
+        if tries:
+            self._trying = False
 
     def answered(self) -> None:
         """It is there: whatever it said, short of a server's error."""
@@ -103,6 +102,8 @@ class Addresses:
         ready = [address for address in self.all if address.ready]
         if not ready:
             return None
+        if len(ready) == 1:
+            return ready[0]
         # In turns among equals: a first wave of requests must not all go to the first address.
         self._next += 1
         order = self._next

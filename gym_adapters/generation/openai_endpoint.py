@@ -216,18 +216,20 @@ class OpenAIEndpoint:
         if self._client is None:
             raise RuntimeError("enter the endpoint (async with) before using it")
         url = f"{address.url}/{self._wire.path}"
-        with address.asking():
-            try:
-                # A redirect would take the key elsewhere.
-                async with self._client.post(url, data=body, allow_redirects=False) as answer:
-                    content = await answer.read()
-            except (aiohttp.ClientError, ConnectionError):
-                address.failed(LONGEST_PAUSE)
-                raise
+        tries = address.asked()
+        try:
+            # A redirect would take the key elsewhere.
+            async with self._client.post(url, data=body, allow_redirects=False) as answer:
+                content = await answer.read()
             if answer.status >= 500:
                 place.failed_at(address, answer.status)
             else:
                 address.answered()
+        except (aiohttp.ClientError, ConnectionError):
+            address.failed(LONGEST_PAUSE)
+            raise
+        finally:
+            address.done(tries)
         if answer.status != 200:
             self._raise_for(address.url, answer.status, content, answer.headers)
         try:

@@ -176,6 +176,8 @@ class LocalRunner:
             rollout = await self._attempt(job, model, attempt)
             failure = rollout.outcome.failure
             if failure is None or failure.boundary not in RETRIED or attempt >= self.retries.count:
+                if rollout.task_index == job.task_index:
+                    return rollout
                 return replace(rollout, task_index=job.task_index)
             log.info(
                 "rollout %s of task %s failed (%s: %s); attempt %d of %d follows",
@@ -198,6 +200,7 @@ class LocalRunner:
                 resources=self.resources[job.part],
                 seed=self.seed,
                 rollout_index=job.rollout_index,
+                task_index=job.task_index,
                 limits=part.limits,
             )
             name = f"{job.task.task_id}-{job.rollout_index}"

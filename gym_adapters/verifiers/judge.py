@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
-from gym_adapters.deadline import SharedSlots, deadline
+from gym_adapters.deadline import SharedSlots, within
 from gym_adapters.errors import (
     Boundary,
     GymAdaptersError,
@@ -127,8 +127,7 @@ async def ask_equivalence(
     """
     with boundary(Boundary.JUDGE, "judge"):
         try:
-            async with deadline(timeout):
-                text = await judge.ask(request)
+            text = await within(timeout, judge.ask(request))
         except TimeoutError as error:
             raise JudgeError(f"the judge gave no verdict within {timeout} s") from error
     equal = labels.verdict(text)
