@@ -28,6 +28,7 @@ from gym_adapters.items import (
     FunctionTool,
     Item,
     check_items,
+    final_text,
     function_call_output,
     input_items,
     user_message,
@@ -94,7 +95,8 @@ class EnvironmentCalls:
     async def start(self) -> list[Item]:
         """Set the environment up, and ask it for its tools; the prompt."""
         environment = self._environment
-        await self._hook("start", environment.start)
+        if _overrides(environment.start):
+            await self._hook("start", environment.start)
         prompt = _items(await self._hook("prompt", environment.prompt), "prompt")
         with boundary(Boundary.ENVIRONMENT, f"available_tools of {environment.name}"):
             self._tools = {tool.name: tool for tool in environment.available_tools()}
@@ -102,11 +104,19 @@ class EnvironmentCalls:
 
     async def constraint(self) -> Mapping[str, Any] | None:
         """What the next turn must look like."""
+        if not _overrides(self._environment.constraint):
+            return None
         return await self._hook("constraint", self._environment.constraint)
 
-    async def reply(self, message: str) -> list[Item]:
-        """What the environment says to a message; nothing where that ends the episode."""
-        answer = await self._hook("reply", self._environment.reply, message)
+    async def reply(self, turn: Sequence[Item]) -> list[Item]:
+        """What the environment says to a message; nothing where that ends the episode.
+
+        Args:
+            turn: The items of the assistant's turn that ends with it.
+        """
+        if not _overrides(self._environment.reply):
+            return []
+        answer = await self._hook("reply", self._environment.reply, final_text(turn))
         return [] if answer is None else _items(answer, "reply")
 
     async def verdict(self, transcript: Transcript) -> Reward:
@@ -121,6 +131,8 @@ class EnvironmentCalls:
 
     async def close(self) -> None:
         """Close the environment; errors are logged, since there is nobody left to tell."""
+        if not _overrides(self._environment.close):
+            return
         try:
             await self._hook("close", self._environment.close)
         except Exception:
@@ -180,15 +192,21 @@ class EnvironmentCalls:
     async def _hook(
         self, name: str, hook: Callable[..., Awaitable[ResultT]], *arguments: object
     ) -> ResultT:
-        if getattr(hook, "__func__", None) is getattr(Environment, name):
-            # Nobody overrides it: there is nothing to wait for, and nothing to blame.
-            return await hook(*arguments)
         began = time.perf_counter()
         try:
             with boundary(Boundary.ENVIRONMENT, f"{name} of {self._environment.name}"):
                 return await within(self._limits.hook_timeout, hook(*arguments))
         finally:
             self._hook_time += time.perf_counter() - began
+
+
+# Hooks that do nothing unless they are overridden, as functions.
+_IDLE = frozenset({Environment.start, Environment.constraint, Environment.reply, Environment.close})
+
+
+def _overrides(hook: Callable[..., Awaitable[object]]) -> bool:
+    """Whether an environment's hook, as bound to it, is more than the base class's that is idle."""
+    return getattr(hook, "__func__", None) not in _IDLE
 
 
 def _items(given: str | Sequence[Item], hook: str) -> list[Item]:

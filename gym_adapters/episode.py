@@ -31,7 +31,6 @@ from gym_adapters.items import (
     FunctionTool,
     Item,
     check_items,
-    final_text,
 )
 from gym_adapters.reward import Outcome, StopReason
 from gym_adapters.rollout import Timings
@@ -174,9 +173,7 @@ class Episode:
             return await self._end(StopReason.LENGTH)
         calls = [item for item in items if item["type"] == "function_call"]
         try:
-            following = await (
-                self._calls.all_tools(calls) if calls else self._calls.reply(final_text(items))
-            )
+            following = await (self._calls.all_tools(calls) if calls else self._calls.reply(items))
         except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
             return self.fail(error)
         self.output.extend(following)

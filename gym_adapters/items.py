@@ -220,6 +220,8 @@ def check_items(items: Iterable[Any], field: str) -> None:
                 fix='write it as {"role": "user", "content": "..."}.',
             )
         kind = item.get("type", "message")
+        if kind == "message" and type(item.get("content")) is str and item.get("role") in _ROLES:
+            continue  # nearly all of them
         required = _REQUIRED.get(kind) if isinstance(kind, str) else None
         if required is None:
             raise InvalidRow(

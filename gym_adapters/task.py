@@ -127,10 +127,12 @@ class Task(BaseModel):
 
     def to_row(self) -> dict[str, Any]:
         """The row this task came from, or the one that would make it."""
-        row = self._row
+        # Not self._row: pydantic finds private attributes at ten times the cost of this.
+        private = self.__pydantic_private__ or {}
+        row = private.get("_row")
         if row is None:
             return self.model_dump(exclude_unset=True)
-        return _copied(row) if self._row_is_lent else dict(row)
+        return _copied(row) if private["_row_is_lent"] else dict(row)
 
     @cached_property
     def task_id(self) -> str:

@@ -101,8 +101,8 @@ class MockEndpoint(asyncio.Protocol):
     response = _http(_response_text())
     response_call = _http(_response_call("get_weather"))
 
-    def __init__(self) -> None:
-        self._read = b""
+    def __init__(self, latency: float) -> None:
+        self._latency, self._read = latency, b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -124,17 +124,19 @@ class MockEndpoint(asyncio.Protocol):
         else:
             asks = b'"tools"' in body and b'"role":"tool"' not in body
             answer = self.chat_call if asks else self.chat
-        asyncio.get_running_loop().call_later(LATENCY, self._answer, answer)
+        asyncio.get_running_loop().call_later(self._latency, self._answer, answer)
 
     def _answer(self, answer: bytes) -> None:
         if isinstance(self._transport, asyncio.Transport) and not self._transport.is_closing():
             self._transport.write(answer)
 
 
-def _serve(port: Connection) -> None:
+def _serve(port: Connection, latency: float) -> None:
     async def forever() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(MockEndpoint, "127.0.0.1", 0, backlog=4096)
+        server = await loop.create_server(
+            lambda: MockEndpoint(latency), "127.0.0.1", 0, backlog=4096
+        )
         port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -142,10 +144,10 @@ def _serve(port: Connection) -> None:
 
 
 @contextmanager
-def mock_endpoint() -> Iterator[str]:
-    """Its base address."""
+def mock_endpoint(latency: float = LATENCY) -> Iterator[str]:
+    """Its base address; it answers after `latency` seconds."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,))
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, latency))
     process.start()
     try:
         yield f"http://127.0.0.1:{ours.recv()}/v1"

@@ -123,8 +123,8 @@ class ChatCompletionsWire:
 def _choice(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], object]:
     choices = data.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, Mapping) else None
-    if not isinstance(choice, Mapping) or not isinstance(message, Mapping):
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
         raise UnreadableReply(f"the endpoint's answer holds no message: {data.get('error')}")
     finish = choice.get("finish_reason")
     if finish in ("content_filter", "abort", "error"):
@@ -139,9 +139,9 @@ def _calls(given: object) -> list[tuple[str, str, object]]:
         raise UnreadableReply("the endpoint's tool_calls are not a list")
     found: list[tuple[str, str, object]] = []
     for call in given:
-        function = call.get("function") if isinstance(call, Mapping) else None
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(name, str):
+        function = call.get("function") if isinstance(call, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(function, dict) or not isinstance(name, str):
             raise UnreadableReply("the endpoint's answer holds a tool call without a name")
         found.append((name, arguments_text(function.get("arguments")), call.get("id")))
     return found

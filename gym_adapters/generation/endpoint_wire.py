@@ -107,7 +107,7 @@ def text_of(value: object) -> str:
 
 def whole_number(data: object, key: str) -> int:
     """A count of the usage block; 0 where the server does not tell."""
-    value = data.get(key) if isinstance(data, Mapping) else None
+    value = data.get(key) if isinstance(data, dict) else None
     return value if isinstance(value, int) and value > 0 else 0
 
 

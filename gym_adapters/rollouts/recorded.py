@@ -22,7 +22,7 @@ import orjson
 
 from gym_adapters.errors import Boundary, InvalidRow
 from gym_adapters.rollout import Rollout
-from gym_adapters.rollouts.collect import RolloutKey
+from gym_adapters.rollouts.collection import RolloutKey
 from gym_adapters.rollouts.compressed import open_stored, stored
 from gym_adapters.rollouts.manifest import Manifest
 from gym_adapters.rollouts.metrics import Metrics, RolloutMetrics

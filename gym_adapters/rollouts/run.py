@@ -18,7 +18,8 @@ from gym_adapters.errors import InvalidConfig
 from gym_adapters.registry import EnvironmentEntry
 from gym_adapters.rollout import Rollout
 from gym_adapters.rollouts.blend import task_stream
-from gym_adapters.rollouts.collect import GROUP_DEADLINE, RolloutKey, collect_parts
+from gym_adapters.rollouts.collect import GROUP_DEADLINE, collect_parts
+from gym_adapters.rollouts.collection import RolloutKey
 from gym_adapters.rollouts.compressed import Compression
 from gym_adapters.rollouts.local_runner import Part, Retries, Runner, local_runner
 from gym_adapters.rollouts.manifest import Manifest, git_state

@@ -19,7 +19,7 @@ import orjson
 from gym_adapters.errors import InvalidConfig, UsageError
 from gym_adapters.rollout import Rollout
 from gym_adapters.rollouts.append_file import AppendFile, cut_torn_line
-from gym_adapters.rollouts.collect import RolloutKey
+from gym_adapters.rollouts.collection import RolloutKey
 from gym_adapters.rollouts.compressed import (
     SUFFIX,
     Compression,

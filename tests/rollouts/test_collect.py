@@ -36,6 +36,7 @@ from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.items import Item, assistant_message, function_call
 from gym_adapters.rollouts import collect, model_source
 from gym_adapters.rollouts.collect import LONGEST_PAUSE
+from gym_adapters.rollouts.collection import STARTS_IN_A_PASS
 from gym_adapters.testing import ScriptedChatModel
 
 
@@ -176,10 +177,34 @@ async def test_identical_rows_go_on_counting_attempts() -> None:
 
 
 async def test_a_thousand_concurrent_episodes_leave_nothing_open() -> None:
-    model = ScriptedChatModel(["x"], delay=0.05)
+    model = ScriptedChatModel(["x"], delay=0.5)
     rollouts = await collected(SayNumber, tasks(1000), model, concurrency=1000)
     assert len(rollouts) == Opened.ever == Opened.most == 1000
     assert Opened.now == 0
+
+
+async def test_a_burst_of_starts_does_not_hold_up_the_loop() -> None:
+    passes = 0
+
+    class Timed(SayNumber):
+        """Notes in which pass of the loop an episode starts."""
+
+        async def start(self) -> None:
+            await super().start()
+            started[passes] += 1
+
+    async def pass_by() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    started: Counter[int] = Counter()
+    passing = asyncio.create_task(pass_by())
+    await collected(Timed, tasks(500), "scripted:gold", concurrency=500)
+    passing.cancel()
+    assert started.total() == 500
+    assert max(started.values()) <= STARTS_IN_A_PASS
 
 
 async def test_no_more_than_concurrency_episodes_are_open() -> None:
