@@ -69,3 +69,6 @@ def about(
 
       [bold]gym-adapters collect arithmetic_tools -m scripted:gold[/]   run it, without a model yet
     """
+    from gym_adapters.generation.connections import raise_file_limit
+
+    raise_file_limit()

@@ -24,6 +24,7 @@ from gym_adapters.errors import InvalidConfig, ModelError, RolloutTimeout, Unsup
 from gym_adapters.generation.addresses import Address, Addresses
 from gym_adapters.generation.chat import ModelTurn
 from gym_adapters.generation.chat_completions import ChatCompletionsWire
+from gym_adapters.generation.connections import connection_limit
 from gym_adapters.generation.endpoint_wire import UnreadableReply, Wire, encoded
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.generation.responses_wire import ResponsesWire
@@ -72,7 +73,8 @@ class OpenAIEndpoint:
         api_key: Sent as a bearer token; never logged or recorded.
         deadline: Seconds for one turn, pauses and repetitions included.
         attempts: Most requests for one turn.
-        max_connections: Most connections open at once.
+        max_connections: Most connections open at once; by default as many as requests are under
+            way, within what the process may open.
         seed: Makes the seed of each turn a function of it, the rollout and the turn, where the API
             takes one; ``None`` sends none.
 
@@ -92,7 +94,7 @@ class OpenAIEndpoint:
         api_key: str | None = None,
         deadline: float = 600.0,
         attempts: int = 6,
-        max_connections: int = 1024,
+        max_connections: int | None = None,
         seed: int | None = None,
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else base_url
@@ -128,7 +130,7 @@ class OpenAIEndpoint:
 
     async def __aenter__(self) -> Self:
         self._client = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._max_connections),
+            connector=aiohttp.TCPConnector(limit=connection_limit(self._max_connections)),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -26,6 +26,7 @@ import orjson
 
 from gym_adapters.errors import InvalidConfig, ModelError, RolloutTimeout, Unsupported
 from gym_adapters.extras import require
+from gym_adapters.generation.connections import connection_limit
 from gym_adapters.generation.constrained import constraint_of
 from gym_adapters.generation.protocol import Generation, SamplingParams
 from gym_adapters.generation.vllm_sampling import (
@@ -89,7 +90,8 @@ class VLLMHttpGenerator:
         weights_version: Stamped on each turn; a function is asked when the turn begins.
         deadline: Seconds for one turn, pauses and repetitions included.
         attempts: Most requests for one turn.
-        max_connections: Most connections open at once.
+        max_connections: Most connections open at once; by default as many as requests are under
+            way, within what the process may open.
 
     Raises:
         InvalidConfig: If an address is none.
@@ -106,7 +108,7 @@ class VLLMHttpGenerator:
         weights_version: WeightsVersion = None,
         deadline: float = 600.0,
         attempts: int = 4,
-        max_connections: int = 1024,
+        max_connections: int | None = None,
     ) -> None:
         require("aiohttp", "remote", "a vLLM server")
         self._urls = [_address(url) for url in ([urls] if isinstance(urls, str) else urls)]
@@ -308,7 +310,7 @@ class VLLMHttpGenerator:
             self._pool = None
         if self._pool is None:
             session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._max_connections),
+                connector=aiohttp.TCPConnector(limit=connection_limit(self._max_connections)),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
