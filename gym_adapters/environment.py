@@ -130,6 +130,12 @@ class Environment(Generic[TaskT]):
         config: The settings, an instance of `Config`.
         resources: What `open_resources` yielded.
         rng: Random numbers seeded by (run seed, task, rollout index).
+
+    Args:
+        task: The task.
+        config: The settings; by default those of `Config`.
+        resources: What `open_resources` yielded.
+        rng: Random numbers, or the seed of some.
     """
 
     name: ClassVar[str] = ""
@@ -142,7 +148,6 @@ class Environment(Generic[TaskT]):
     task: TaskT
     config: EnvironmentConfig
     resources: Any
-    rng: random.Random
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -167,7 +172,7 @@ class Environment(Generic[TaskT]):
         *,
         config: EnvironmentConfig | None = None,
         resources: Any = None,
-        rng: random.Random | None = None,
+        rng: random.Random | int = 0,
     ) -> None:
         if not isinstance(task, self.task_type):
             raise InvalidEnvironment(
@@ -177,7 +182,7 @@ class Environment(Generic[TaskT]):
         self.task = task
         self.config = config if config is not None else self.Config()
         self.resources = resources
-        self.rng = rng if rng is not None else random.Random(0)
+        self._rng = rng
         self._ended = False
 
     # Hooks, in the order they are called.
@@ -266,6 +271,11 @@ class Environment(Generic[TaskT]):
     def gold_turns(cls, task: TaskT) -> Sequence[Sequence[Item]]:
         """The assistant's turns of an attempt that scores the maximum, each a list of items."""
         raise Unsupported(f"{cls.name} has no gold transcripts")
+
+    @cached_property
+    def rng(self) -> random.Random:
+        """Random numbers of this attempt; seeded when they are first asked for."""
+        return random.Random(self._rng) if isinstance(self._rng, int) else self._rng
 
     # What the library reads.
 

@@ -97,7 +97,10 @@ class EnvironmentCalls:
         environment = self._environment
         if _overrides(environment.start):
             await self._hook("start", environment.start)
-        prompt = _items(await self._hook("prompt", environment.prompt), "prompt")
+        if _overrides(environment.prompt):
+            prompt = _items(await self._hook("prompt", environment.prompt), "prompt")
+        else:
+            prompt = environment.task.input
         with boundary(Boundary.ENVIRONMENT, f"available_tools of {environment.name}"):
             self._tools = {tool.name: tool for tool in environment.available_tools()}
         return prompt
@@ -200,13 +203,21 @@ class EnvironmentCalls:
             self._hook_time += time.perf_counter() - began
 
 
-# Hooks that do nothing unless they are overridden, as functions.
-_IDLE = frozenset({Environment.start, Environment.constraint, Environment.reply, Environment.close})
+# Hooks that need no call unless they are overridden, as functions.
+_PLAIN = frozenset(
+    {
+        Environment.start,
+        Environment.prompt,
+        Environment.constraint,
+        Environment.reply,
+        Environment.close,
+    }
+)
 
 
 def _overrides(hook: Callable[..., Awaitable[object]]) -> bool:
-    """Whether an environment's hook, as bound to it, is more than the base class's that is idle."""
-    return getattr(hook, "__func__", None) not in _IDLE
+    """Whether a hook, as bound to its environment, is another one than the base class's."""
+    return getattr(hook, "__func__", None) not in _PLAIN
 
 
 def _items(given: str | Sequence[Item], hook: str) -> list[Item]:

@@ -14,7 +14,6 @@ Nothing an environment does makes `start` or `advance` raise: a failure is an ``
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ class Episode:
         self.limits = limits if limits is not None else EpisodeLimits()
         self._broken: Exception | None = None
         self._closed = False
-        rng = random.Random(episode_seed(seed, task.task_id, rollout_index))
+        rng = episode_seed(seed, task.task_id, rollout_index)
         try:
             # A copy: what an attempt does to its task must not reach the other attempts at it.
             self.environment: Environment[Any] = environment(

@@ -118,11 +118,15 @@ class Task(BaseModel):
 
         There is one for each rollout, and few of them are asked for their row.
         """
-        copied = self.__copy__()
-        for part in (copied.__dict__, copied.__pydantic_extra__ or {}):
-            for name, value in part.items():
-                part[name] = _copied(value)
-        copied._row_is_lent = True
+        copied = self.__new__(type(self))
+        extra = self.__pydantic_extra__
+        for name, value in (
+            ("__dict__", _copied(self.__dict__)),
+            ("__pydantic_extra__", None if extra is None else _copied(extra)),
+            ("__pydantic_fields_set__", self.__pydantic_fields_set__.copy()),
+            ("__pydantic_private__", {**(self.__pydantic_private__ or {}), "_row_is_lent": True}),
+        ):
+            object.__setattr__(copied, name, value)
         return copied
 
     def to_row(self) -> dict[str, Any]:
