@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gym_adapters.testing.gold import gold_conversations
     from gym_adapters.testing.scripted_chat import (
         ScriptedChatCall,
         ScriptedChatModel,
@@ -29,6 +30,7 @@ __all__ = [
     "WarmUp",
     "empty_model",
     "garbage_model",
+    "gold_conversations",
     "gold_model",
     "tiny_policy",
 ]
@@ -43,6 +45,7 @@ _MODULES = {
     "WarmUp": "tiny_model",
     "empty_model": "scripted_chat",
     "garbage_model": "scripted_chat",
+    "gold_conversations": "gold",
     "gold_model": "scripted_chat",
     "tiny_policy": "tiny_model",
 }

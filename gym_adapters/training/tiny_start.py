@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 
 from gym_adapters.errors import GymAdaptersError
-from gym_adapters.quickstart.policy import gold_conversations
 from gym_adapters.registry import load_environment
+from gym_adapters.testing.gold import gold_conversations
 from gym_adapters.testing.tiny_model import WarmUp, tiny_policy
 
 __all__ = ["main", "write_tiny_start"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,32 +10,7 @@ import pytest
 
 pytest.importorskip("trl", reason="needs the extra gym-adapters[trl]")
 
-from gym_adapters import Episode, Task, load_environment
-from gym_adapters.testing.tiny_model import Conversation, TinyPolicy, WarmUp, tiny_policy
-
-
-async def gold_conversation(environment: Any, task: Task) -> Conversation:
-    async with Episode(environment, task) as episode:
-        await episode.start()
-        for turn in environment.gold_turns(task):
-            await episode.advance(turn)
-        return Conversation([*episode.prompt, *episode.output], episode.tools)
-
-
-@pytest.fixture(scope="session")
-def sums() -> list[Task]:
-    environment = load_environment("arithmetic_tools").environment
-    return list(environment.generate_tasks(20, seed=1, difficulty=0.0))
-
-
-@pytest.fixture(scope="session")
-def policy(sums: list[Task]) -> TinyPolicy:
-    """Calls the calculator in most rollouts, and is often wrong about numbers."""
-    environment = load_environment("arithmetic_tools").environment
-    gold = [asyncio.run(gold_conversation(environment, task)) for task in sums]
-    return tiny_policy(
-        warmup=WarmUp(gold, copy_steps=70, mistake_steps=15, batch_size=8, learning_rate=8e-3)
-    )
+from gym_adapters.testing.tiny_model import TinyPolicy, tiny_policy
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,10 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
-from gym_adapters import Episode, JudgeError, Reward, Task, Transcript, load_environment
+from gym_adapters import JudgeError, Reward, Task, Transcript, load_environment
 from gym_adapters.adapters.trl import blended_spec, rollouts, trl_spec
 from gym_adapters.items import item_text
-from gym_adapters.testing.tiny_model import Conversation, TinyPolicy, WarmUp, tiny_policy
+from gym_adapters.testing import TinyPolicy, WarmUp, gold_conversations, tiny_policy
 
 ArithmeticTools = load_environment("arithmetic_tools").environment
 
@@ -45,14 +45,6 @@ class Fragile(Graded):
         return await super().verify(transcript)
 
 
-async def gold_conversation(task: Task) -> Conversation:
-    async with Episode(ArithmeticTools, task) as episode:
-        await episode.start()
-        for turn in ArithmeticTools.gold_turns(task):
-            await episode.advance(turn)
-        return Conversation([*episode.prompt, *episode.output], episode.tools)
-
-
 def vllm_on_cpu() -> None:
     """The two things that a colocated vLLM needs on a CPU."""
     import trl.generation.vllm_generation as trl_vllm
@@ -65,7 +57,7 @@ def vllm_on_cpu() -> None:
 def tasks_and_policy() -> tuple[list[Task], TinyPolicy]:
     """Those of the fixtures."""
     sums = list(ArithmeticTools.generate_tasks(20, seed=1, difficulty=0.0))
-    gold = [asyncio.run(gold_conversation(task)) for task in sums]
+    gold = asyncio.run(gold_conversations(ArithmeticTools, sums))
     policy = tiny_policy(
         warmup=WarmUp(gold, copy_steps=70, mistake_steps=15, batch_size=8, learning_rate=8e-3)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import pytest
 pytest.importorskip("trl", reason="needs the extra gym-adapters[trl]")
 pytest.importorskip("peft", reason="needs the extra gym-adapters[trl]")
 
-from gym_adapters import Episode, Reward, Task, Transcript, load_environment
+from gym_adapters import Reward, Transcript, load_environment
 from gym_adapters.adapters.unsloth import UnslothConfig
-from gym_adapters.testing.tiny_model import Conversation, TinyPolicy, WarmUp, tiny_policy
+from gym_adapters.testing.tiny_model import TinyPolicy
 
 ArithmeticTools = load_environment("arithmetic_tools").environment
 
@@ -34,37 +33,11 @@ def graded() -> type[Any]:
     return Graded
 
 
-@pytest.fixture(scope="session")
-def sums() -> list[Task]:
-    return list(ArithmeticTools.generate_tasks(20, seed=1, difficulty=0.0))
-
-
-async def gold_conversation(task: Task) -> Conversation:
-    async with Episode(ArithmeticTools, task) as episode:
-        await episode.start()
-        for turn in ArithmeticTools.gold_turns(task):
-            await episode.advance(turn)
-        return Conversation([*episode.prompt, *episode.output], episode.tools)
-
-
-@pytest.fixture(scope="session")
-def gold(sums: list[Task]) -> list[Conversation]:
-    return [asyncio.run(gold_conversation(task)) for task in sums]
-
-
-@pytest.fixture(scope="session")
-def tiny(gold: list[Conversation]) -> TinyPolicy:
-    """Calls the calculator in most rollouts, and is often wrong about numbers."""
-    return tiny_policy(
-        warmup=WarmUp(gold, copy_steps=70, mistake_steps=15, batch_size=8, learning_rate=8e-3)
-    )
-
-
 @pytest.fixture
-def config(tiny: TinyPolicy) -> UnslothConfig:
+def config(policy: TinyPolicy) -> UnslothConfig:
     """Loads the tiny policy with PEFT alone."""
     return UnslothConfig(
-        model=str(tiny.model_path),
+        model=str(policy.model_path),
         loader="peft",
         fast_inference=False,
         dtype="float32",

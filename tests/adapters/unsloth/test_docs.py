@@ -25,7 +25,7 @@ FITTING = {
 
 @pytest.mark.filterwarnings("default")
 def test_every_block_runs(
-    tiny: TinyPolicy, sums: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    policy: TinyPolicy, sums: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -37,7 +37,7 @@ def test_every_block_runs(
     for block in blocks:
         for written, fitting in FITTING.items():
             block = block.replace(written, fitting)
-        names: dict[str, Any] = {"MODEL": str(tiny.model_path)}
+        names: dict[str, Any] = {"MODEL": str(policy.model_path)}
         exec(compile(block, "docs/unsloth.md", "exec"), names)
         assert names["trainer"].state.global_step == 1
     assert Path("adapter/adapter_model.safetensors").is_file()

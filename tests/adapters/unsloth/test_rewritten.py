@@ -84,10 +84,10 @@ def run(python: Path, script: str, folder: Path, model: Path, *more: str) -> dic
 
 @pytest.fixture(scope="module")
 def rewritten(
-    unsloth_python: Path, tiny: TinyPolicy, tmp_path_factory: pytest.TempPathFactory
+    unsloth_python: Path, policy: TinyPolicy, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("rewritten")
-    return run(unsloth_python, "rewritten_by_unsloth.py", folder, tiny.model_path)
+    return run(unsloth_python, "rewritten_by_unsloth.py", folder, policy.model_path)
 
 
 def test_every_argument_we_name_is_one_of_unsloths(rewritten: dict[str, Any]) -> None:
@@ -138,9 +138,9 @@ def test_sft_on_token_rows_trains_in_the_rewritten_trainer(rewritten: dict[str, 
 
 
 def test_unsloths_cpu_backend_trains_as_peft_alone_does(
-    unsloth_python: Path, tiny: TinyPolicy, tmp_path: Path, sums: list[Task]
+    unsloth_python: Path, policy: TinyPolicy, tmp_path: Path, sums: list[Task]
 ) -> None:
-    result = run(unsloth_python, "cpu_backend.py", tmp_path, tiny.model_path)
+    result = run(unsloth_python, "cpu_backend.py", tmp_path, policy.model_path)
     assert result["trained"] == result["adapters"] == 28
     assert all(gradient > 0 for gradient in result["gradients"])
     assert result["losses"][-1] < result["losses"][0] - 0.5

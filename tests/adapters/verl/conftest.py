@@ -13,35 +13,11 @@ import pytest
 pytest.importorskip("verl", reason="needs the extra gym-adapters[verl]")
 pytest.importorskip("transfer_queue", reason="needs the extra gym-adapters[verl]")
 
-from gym_adapters import Episode, Task, load_environment
+from gym_adapters import Task
 from gym_adapters.adapters.verl import verl_overrides, verl_rows
-from gym_adapters.testing import Conversation, TinyPolicy, WarmUp, tiny_policy
+from gym_adapters.testing import TinyPolicy
 
 PROMPT, RESPONSE = 128, 160
-
-
-async def gold_conversation(environment: Any, task: Task) -> Conversation:
-    async with Episode(environment, task) as episode:
-        await episode.start()
-        for turn in environment.gold_turns(task):
-            await episode.advance(turn)
-        return Conversation([*episode.prompt, *episode.output], episode.tools)
-
-
-@pytest.fixture(scope="session")
-def sums() -> list[Task]:
-    environment = load_environment("arithmetic_tools").environment
-    return list(environment.generate_tasks(20, seed=1, difficulty=0.0))
-
-
-@pytest.fixture(scope="session")
-def policy(sums: list[Task]) -> TinyPolicy:
-    """Calls the calculator in most rollouts, and is often wrong about numbers."""
-    environment = load_environment("arithmetic_tools").environment
-    gold = [asyncio.run(gold_conversation(environment, task)) for task in sums]
-    return tiny_policy(
-        warmup=WarmUp(gold, copy_steps=70, mistake_steps=15, batch_size=8, learning_rate=8e-3)
-    )
 
 
 Script = Callable[[int, list[int]], str]

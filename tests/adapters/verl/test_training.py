@@ -19,11 +19,9 @@ import pytest
 from gym_adapters import Task
 from gym_adapters.adapters.verl import verl_overrides, verl_rows, write_verl_rows
 from gym_adapters.adapters.verl.overrides import write_overrides
-from gym_adapters.testing import TinyPolicy, WarmUp, tiny_policy
+from gym_adapters.testing import Conversation, TinyPolicy, WarmUp, tiny_policy
 from gym_adapters.testing.verl_cpu import OVERRIDES, environment_variables
 from gym_adapters.verifiers.answers import integer_answer
-
-from .conftest import gold_conversation
 
 STEPS = 4
 
@@ -138,17 +136,11 @@ def _end_processes_of(ray_folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def able_policy(sums: list[Task]) -> TinyPolicy:
+def able_policy(gold: list[Conversation]) -> TinyPolicy:
     """Calls the calculator nearly always, and is right between one time in four and in two.
 
     So much warm-up gives that on any seed, and with it groups that are both right and wrong.
     """
-    import asyncio
-
-    from gym_adapters import load_environment
-
-    environment = load_environment("arithmetic_tools").environment
-    gold = [asyncio.run(gold_conversation(environment, task)) for task in sums]
     return tiny_policy(
         warmup=WarmUp(gold, copy_steps=200, mistake_steps=40, batch_size=8, learning_rate=8e-3)
     )
