@@ -19,6 +19,7 @@ import gc
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -52,6 +53,7 @@ MANY = 16_000
 ARRIVALS_A_SECOND, ARRIVALS_FOR = 500, 20
 # Rollouts of one window of the steady run, two seconds of it.
 WINDOW = 1000
+COMMAND_ROWS = 500, 8000
 # Seconds in which an endpoint answers, where all rollouts are to be in flight together.
 SLOW, SLOWEST = 2.0, 15.0
 
@@ -262,6 +264,37 @@ async def steady(url: str, through: str) -> float:
     return min(figures(0.0, window).p99 for window in windows)
 
 
+def command_line(url: str) -> float:
+    """ms of CPU per rollout of ``gym-adapters collect`` into a folder, without its start."""
+    few, many = COMMAND_ROWS
+
+    def spent(count: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = Path(folder) / "rows.jsonl"
+            with rows.open("wb") as file:
+                for task in tasks(count):
+                    options = [{"A": "2"}, {"B": "3"}]
+                    row = {**task.to_row(), "options": options, "expected_answer": "B"}
+                    file.write(orjson.dumps(row) + b"\n")
+            command = [sys.executable, "-m", "gym_adapters.cli", "collect", "mcqa"]
+            command += [
+                "-m",
+                f"openai:m@{url}",
+                "-i",
+                str(rows),
+                "-o",
+                f"{folder}/run",
+                "-c",
+                "256",
+            ]
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(command, check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return (min(spent(many), spent(many)) - min(spent(few), spent(few))) / (many - few) * 1e3
+
+
 def many_at_once() -> tuple[float, float]:
     """Seconds and MiB of 16,000 rollouts at once; raises if one fails."""
     with mock_endpoint(SLOWEST) as url:
@@ -384,6 +417,7 @@ def our_rows(url: str, count: int, concurrency: int, stored: int) -> Iterator[Ro
     yield Row("single turn: CPU, in floors", single.cpu / bare.cpu, "x", 3.5)
     yield Row("floor: CPU of two requests", bare_two.cpu, "ms")
     yield Row(TOOL, two.cpu, "ms", 1.2)
+    yield Row("the command, into a folder: CPU per rollout", command_line(url), "ms")
     wide_floor = typical_p99(lambda: floor(url, 4 * AT_ONCE, AT_ONCE))
     wide = typical_p99(lambda: ours(url, SingleTurn, 4 * AT_ONCE, AT_ONCE))
     yield Row("1,024 at once: p99 of the floor's request", wide_floor, "ms")

@@ -8,7 +8,7 @@ On disk a rollout is one JSON line. NeMo Gym's own keys stand where its readers 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gym_adapters.errors import Boundary, InvalidRow
@@ -132,12 +132,12 @@ class Rollout:
                     "stop_reason": outcome.stop_reason.value,
                     "components": dict(reward.components) if reward else {},
                     "info": dict(reward.info) if reward else {},
-                    "failure": asdict(outcome.failure) if outcome.failure else None,
+                    "failure": _fields(outcome.failure) if outcome.failure else None,
                 },
                 "segments": [segment.to_json() for segment in self.segments],
-                "timings": asdict(self.timings),
-                "usage": asdict(self.usage),
-                "provenance": asdict(self.provenance),
+                "timings": _fields(self.timings),
+                "usage": _fields(self.usage),
+                "provenance": _fields(self.provenance),
             },
         }
 
@@ -178,6 +178,11 @@ class Rollout:
                 field="gym_adapters",
                 fix="read it with the version that wrote it, or collect it again.",
             ) from error
+
+
+def _fields(record: Timings | TokenUsage | Provenance | Failure) -> dict[str, Any]:
+    # These hold plain values; dataclasses.asdict copies them deeply, at ten times the cost.
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def _outcome_from(data: Mapping[str, Any], value: float | None) -> Outcome:

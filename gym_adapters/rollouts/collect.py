@@ -23,7 +23,7 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
 from gym_adapters.agents.selective import check_agent
@@ -55,7 +55,7 @@ __all__ = [
     "Agent",
     "Tasks",
     "collect",
-    "collect_parts",
+    "collect_batches",
 ]
 
 GROUP_DEADLINE = 1800.0
@@ -149,18 +149,20 @@ def collect(
             on_retry=on_retry,
         )
 
-    return collect_parts(
-        [part],
-        _of_one_part(tasks),
-        runner,
-        num_repeats=num_repeats,
-        concurrency=concurrency,
-        skip=skip,
-        group_deadline=group_deadline,
+    return _one_by_one(
+        collect_batches(
+            [part],
+            _of_one_part(tasks),
+            runner,
+            num_repeats=num_repeats,
+            concurrency=concurrency,
+            skip=skip,
+            group_deadline=group_deadline,
+        )
     )
 
 
-async def collect_parts(
+async def collect_batches(
     parts: Sequence[Part],
     tasks: AsyncGenerator[tuple[int, Task]],
     runner: Callable[[], AbstractAsyncContextManager[Runner]],
@@ -169,8 +171,10 @@ async def collect_parts(
     concurrency: int = 64,
     skip: Container[RolloutKey] = frozenset(),
     group_deadline: float = GROUP_DEADLINE,
-) -> AsyncGenerator[Rollout]:
+) -> AsyncGenerator[list[Rollout]]:
     """As `collect`, over several environments and wherever `runner` runs them.
+
+    Each list holds what has finished since the last one was taken, and at least one rollout.
 
     Args:
         parts: The environments.
@@ -194,15 +198,23 @@ async def collect_parts(
     running = asyncio.create_task(collection.run(tasks, runner))
     running.add_done_callback(lambda _: collection.finished.put_nowait(None))
     try:
-        while (rollout := await collection.finished.get()) is not None:
-            yield rollout
-            collection.unread.release()
+        while batch := await collection.finished_since():
+            yield batch
+            for _ in batch:
+                collection.unread.release()
         await running
     finally:
         running.cancel()
         await asyncio.wait([running])
         if not running.cancelled():
             running.exception()  # whoever left early does not want it, nor a complaint about that
+
+
+async def _one_by_one(batches: AsyncGenerator[list[Rollout]]) -> AsyncGenerator[Rollout]:
+    async with aclosing(batches):
+        async for batch in batches:
+            for rollout in batch:
+                yield rollout
 
 
 def _entry(environment: EnvironmentEntry | type[Environment[Any]] | str) -> EnvironmentEntry:

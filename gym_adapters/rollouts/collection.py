@@ -88,6 +88,22 @@ class Collection:
     unread: asyncio.Semaphore
     finished: asyncio.Queue[Rollout | None] = field(default_factory=asyncio.Queue)
 
+    async def finished_since(self) -> list[Rollout]:
+        """What has finished since this was asked before, once that is anything.
+
+        Nothing at the end of the run: what ends it puts ``None`` into the queue.
+        """
+        batch: list[Rollout] = []
+        rollout = await self.finished.get()
+        while rollout is not None:
+            batch.append(rollout)
+            if self.finished.empty():
+                return batch
+            rollout = self.finished.get_nowait()
+        if batch:
+            self.finished.put_nowait(None)  # for the next call
+        return batch
+
     async def run(
         self,
         tasks: AsyncGenerator[tuple[int, Task]],

@@ -18,7 +18,7 @@ from gym_adapters.errors import InvalidConfig
 from gym_adapters.registry import EnvironmentEntry
 from gym_adapters.rollout import Rollout
 from gym_adapters.rollouts.blend import task_stream
-from gym_adapters.rollouts.collect import GROUP_DEADLINE, collect_parts
+from gym_adapters.rollouts.collect import GROUP_DEADLINE, collect_batches
 from gym_adapters.rollouts.collection import RolloutKey
 from gym_adapters.rollouts.compressed import Compression
 from gym_adapters.rollouts.local_runner import Part, Retries, Runner, local_runner
@@ -226,18 +226,19 @@ async def run(settings: RunSettings, observer: Observer | None = None) -> Metric
             record = stack.enter_context(_Record(folder, metrics))
         if observer is not None:
             observer.began(metrics, len(record.skip))
-        rollouts = _rollouts(settings, source, record)
-        async with aclosing(rollouts):
-            async for rollout in rollouts:
-                await record.append(rollout)
+        batches = _batches(settings, source, record)
+        async with aclosing(batches):
+            async for batch in batches:
+                await record.append(batch)
                 if observer is not None:
-                    observer.finished(rollout)
+                    for rollout in batch:
+                        observer.finished(rollout)
     return metrics.metrics()
 
 
-def _rollouts(
+def _batches(
     settings: RunSettings, source: ModelSource, record: _Record
-) -> AsyncGenerator[Rollout]:
+) -> AsyncGenerator[list[Rollout]]:
     parts = [
         Part(
             entry=part.entry,
@@ -269,7 +270,7 @@ def _rollouts(
             on_retry=record.append_retried,
         )
 
-    return collect_parts(
+    return collect_batches(
         parts,
         task_stream(
             [part.tasks() for part in settings.parts],
@@ -296,12 +297,14 @@ class _Record:
     def skip(self) -> frozenset[RolloutKey]:
         return self._folder.skip if self._folder is not None else frozenset()
 
-    async def append(self, rollout: Rollout) -> None:
+    async def append(self, rollouts: Sequence[Rollout]) -> None:
         if self._folder is None:
-            self._metrics.add(rollout)
+            for rollout in rollouts:
+                self._metrics.add(rollout)
         else:
+            # One trip to the thread for all that finished while the last one was under way.
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._writer, self._folder.append, rollout)
+            await loop.run_in_executor(self._writer, self._folder.append, *rollouts)
 
     def append_retried(self, rollout: Rollout) -> None:
         if self._folder is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -48,6 +48,9 @@ __all__ = ["OnExisting", "RunFolder"]
 
 _LINES = (ROLLOUTS, FAILURES)
 _OWN = (*_LINES, *(name + SUFFIX for name in _LINES), METRICS, MANIFEST)
+_DRAFT = ".draft"
+# What a process leaves that dies while it replaces a file.
+_DRAFTS = tuple(name + _DRAFT for name in _OWN)
 _LOCK = ".lock"
 SHOWN_TASKS = 3
 
@@ -105,7 +108,7 @@ class RunFolder:
         try:
             earlier = _earlier(path, manifest, on_existing, compression)
             if earlier is None:
-                for name in _OWN:
+                for name in (*_OWN, *_DRAFTS):
                     (path / name).unlink(missing_ok=True)
             else:
                 self._cut(grouped, manifest.num_repeats)
@@ -173,20 +176,18 @@ class RunFolder:
         """How many rollouts have no reward so far."""
         return len(self._failed)
 
-    def append(self, rollout: Rollout) -> None:
-        """Record a finished rollout.
+    def append(self, *rollouts: Rollout) -> None:
+        """Record finished rollouts: those with a reward in one write, those without in another.
 
         Raises:
-            OSError: If it can't be written; the folder is then as it was before.
+            OSError: If not all of them can be written. Those that could are recorded, and nothing
+                of the others is.
         """
-        key = (rollout.task_id, rollout.rollout_index)
-        failure = rollout.outcome.failure
-        (self._rollouts if failure is None else self._failures).append(json_line(rollout.to_json()))
-        if (before := self._failed.pop(key, None)) is not None:
-            self.metrics.make_retried(*before)
-        if failure is not None:
-            self._failed[key] = Failed(failure.boundary, rollout.provenance.environment)
-        self.metrics.add(rollout)
+        scored = [rollout for rollout in rollouts if rollout.outcome.failure is None]
+        failed = [rollout for rollout in rollouts if rollout.outcome.failure is not None]
+        for file, finished in ((self._rollouts, scored), (self._failures, failed)):
+            if finished:
+                self._append(file, finished)
 
     def append_retried(self, rollout: Rollout) -> None:
         """Record a failed attempt that another one follows in this session."""
@@ -212,6 +213,27 @@ class RunFolder:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _append(self, file: AppendFile, rollouts: Sequence[Rollout]) -> None:
+        lines = [json_line(rollout.to_json()) for rollout in rollouts]
+        try:
+            file.append(b"".join(lines))
+        except OSError:
+            # As many as the disk still takes: the others have to be sampled again.
+            for rollout, line in zip(rollouts, lines, strict=True):
+                file.append(line)
+                self._count(rollout)
+        else:
+            for rollout in rollouts:
+                self._count(rollout)
+
+    def _count(self, rollout: Rollout) -> None:
+        key = (rollout.task_id, rollout.rollout_index)
+        if (before := self._failed.pop(key, None)) is not None:
+            self.metrics.make_retried(*before)
+        if (failure := rollout.outcome.failure) is not None:
+            self._failed[key] = Failed(failure.boundary, rollout.provenance.environment)
+        self.metrics.add(rollout)
 
     def _cut(self, grouped: Callable[[str], bool], num_repeats: int) -> None:
         files = [stored(self.path / name) for name in _LINES]
@@ -260,7 +282,7 @@ def _earlier(
     path: Path, manifest: Manifest, on_existing: OnExisting, compression: Compression | None
 ) -> Manifest | None:
     """The manifest of the run to go on with; ``None`` where one begins, maybe over another."""
-    there = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK)
+    there = sorted(entry.name for entry in path.iterdir() if entry.name not in (_LOCK, *_DRAFTS))
     if not there:
         return None
     if not set(there) & {MANIFEST, *_OWN[:3]}:
@@ -311,7 +333,7 @@ def _keep(path: Path, wanted: Callable[[RolloutKey], bool]) -> None:
     """Rewrite `path` with the wanted lines alone, at once or not at all."""
     if not path.exists():
         return
-    draft = path.with_name(path.name + ".draft")
+    draft = path.with_name(path.name + _DRAFT)
     with open_stored(path) as source, draft.open("wb") as target:
         for line in source:
             row = orjson.loads(line)
@@ -323,7 +345,7 @@ def _keep(path: Path, wanted: Callable[[RolloutKey], bool]) -> None:
 
 def _write_whole(path: Path, data: object) -> None:
     """Write a JSON file so that a reader, or a crash, finds the old one or the new one."""
-    draft = path.with_name(path.name + ".draft")
+    draft = path.with_name(path.name + _DRAFT)
     with draft.open("wb") as file:
         file.write(orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         _settle(file)

@@ -28,8 +28,8 @@ from gym_adapters.errors import ToolInfrastructureError
 from gym_adapters.generation import openai_endpoint
 from gym_adapters.items import Item, assistant_message, function_call
 from gym_adapters.registry import EnvironmentEntry
-from gym_adapters.rollout import Rollout
-from gym_adapters.rollouts import RunFolder, read_rollouts
+from gym_adapters.rollouts import read_rollouts
+from gym_adapters.rollouts.append_file import AppendFile
 from gym_adapters.rollouts.run import RunSettings, run
 from gym_adapters.rollouts.run_folder import OnExisting
 
@@ -259,17 +259,17 @@ async def test_a_disk_that_fills_while_attempts_fail_loses_none_of_what_was_told
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "run"
-    real = RunFolder.append
+    real = AppendFile.append
 
-    def filling(self: RunFolder, rollout: Rollout) -> None:
-        if rollout.reward is None:
+    def filling(self: AppendFile, lines: bytes) -> None:
+        if self.path.name.startswith("failures"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(self, rollout)
+        real(self, lines)
 
-    monkeypatch.setattr(RunFolder, "append", filling)
+    monkeypatch.setattr(AppendFile, "append", filling)
     with pytest.raises(OSError, match="No space left"):
         await run(settings("scripted:gold", output, "is down"))
-    monkeypatch.setattr(RunFolder, "append", real)
+    monkeypatch.setattr(AppendFile, "append", real)
     again = settings("scripted:gold", output, "is down")
     await run(replace(again, on_existing=OnExisting.RESUME))
     check_failed(output, "tool")

@@ -18,7 +18,8 @@ import pytest
 
 from gym_adapters import Rollout
 from gym_adapters.registry import load_environment
-from gym_adapters.rollouts import RolloutMetrics, RunFolder, read_rollouts
+from gym_adapters.rollouts import RolloutMetrics, read_rollouts
+from gym_adapters.rollouts.append_file import AppendFile
 from gym_adapters.rollouts.compressed import compressed, open_stored, stored
 from gym_adapters.rollouts.manifest import Manifest
 from gym_adapters.rollouts.run import RunSettings, run
@@ -197,19 +198,19 @@ async def test_a_full_disk_ends_the_run_and_leaves_it_resumable(
     echo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "run"
-    real, appended = RunFolder.append, 0
+    real, room = AppendFile.append, 10
 
-    def filling(self: RunFolder, rollout: Rollout) -> None:
-        nonlocal appended
-        appended += 1
-        if appended > 10:
+    def filling(self: AppendFile, lines: bytes) -> None:
+        nonlocal room
+        if lines.count(b"\n") > room:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(self, rollout)
+        room -= lines.count(b"\n")
+        real(self, lines)
 
-    monkeypatch.setattr(RunFolder, "append", filling)
+    monkeypatch.setattr(AppendFile, "append", filling)
     with pytest.raises(OSError, match="No space left"):
         await run(settings(echo, output))
-    monkeypatch.setattr(RunFolder, "append", real)
+    monkeypatch.setattr(AppendFile, "append", real)
     assert len(keys(output)) == 10
     await run(settings(echo, output, on_existing=OnExisting.RESUME))
     assert sorted(keys(output).values()) == [1] * 40
