@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
-from types import coroutine
-from typing import Any, TypeVar
+from types import CoroutineType, coroutine
+from typing import Any, Generic, TypeVar, cast
 
 __all__ = ["SharedSlots", "within"]
 
@@ -17,7 +17,16 @@ ResultT = TypeVar("ResultT")
 class _Limit:
     """A time limit that can stand still. Several may wait within it at once."""
 
-    __slots__ = ("_end", "_left", "_outer", "_timeout", "_waiting", "over", "seconds")
+    __slots__ = (
+        "_end",
+        "_left",
+        "_outer",
+        "_timeout",
+        "_waiting",
+        "cancelled_before",
+        "over",
+        "seconds",
+    )
 
     def __init__(self, seconds: float, outer: _Limit | None) -> None:
         self.seconds, self._outer = seconds, outer
@@ -25,6 +34,7 @@ class _Limit:
         self._timeout: asyncio.Timeout | None = None
         self._waiting = 0
         self._left = seconds
+        self.cancelled_before = _times_cancelled()
         self.over = False
 
     def timeout(self) -> asyncio.Timeout:
@@ -82,43 +92,62 @@ async def within(seconds: float, work: Awaitable[ResultT]) -> ResultT:
 @coroutine
 def _run(work: Awaitable[ResultT], limit: _Limit) -> Generator[Any, Any, ResultT]:
     """Run `work`, without a timer up to its first wait."""
-    steps = work.__await__()
+    steps: Coroutine[Any, Any, ResultT] = work if type(work) is CoroutineType else _awaited(work)
     try:
-        waited_for = next(steps)
+        rest = _Rest(steps, steps.send(None))
     except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-    return (yield from _limited(_resumed(steps, waited_for), limit).__await__())
+        result: ResultT = done.value
+        return result
+    return (yield from _limited(rest, limit).__await__())
+
+
+async def _awaited(work: Awaitable[ResultT]) -> ResultT:
+    return await work
 
 
 async def _limited(rest: Awaitable[ResultT], limit: _Limit) -> ResultT:
-    async with limit.timeout() as timeout:
-        result = await rest
+    timeout = limit.timeout()
+    try:
+        async with timeout:
+            result = await rest
+    except TimeoutError:
+        # The timer can't tell what was cancelled before it began.
+        if timeout.expired() and _times_cancelled() > limit.cancelled_before:
+            raise asyncio.CancelledError from None
+        raise
     if timeout.expired():
         raise TimeoutError(f"it took longer than {limit.seconds} s")
     return result
 
 
-@coroutine
-def _resumed(
-    steps: Generator[Any, Any, ResultT], waited_for: object
-) -> Generator[Any, Any, ResultT]:
-    """The rest of what was run up to its first wait."""
-    while True:
-        try:
-            yield waited_for
-        except BaseException as error:  # noqa: BLE001 - the work handles it
-            try:
-                waited_for = steps.throw(error)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
-        else:
-            return (yield from steps)
+def _times_cancelled() -> int:
+    """How often the task that runs was cancelled, less what was taken back."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+class _Rest(Generic[ResultT]):
+    """What comes after the first wait of some work."""
+
+    __slots__ = ("_waited_for", "close", "send", "throw")
+
+    def __init__(self, steps: Coroutine[Any, Any, ResultT], waited_for: object) -> None:
+        # The work's own, so that what is thrown at it is handled in no frame but its own.
+        self.send, self.throw, self.close = steps.send, steps.throw, steps.close
+        # No frame may name it either: a future that fails would be tied to its own traceback.
+        self._waited_for = [waited_for]
+
+    def __await__(self) -> Generator[Any, Any, ResultT]:
+        return cast("Generator[Any, Any, ResultT]", self)
+
+    def __next__(self) -> Any:
+        return self._waited_for.pop() if self._waited_for else self.send(None)
 
 
 class SharedSlots:
     """How many may do a thing at once; the rest wait in line.
 
-    The wait doesn't use up the `deadline` of who waits: a busy sandbox is nobody's slowness. It is
+    The wait uses up no time of who waits `within` some: a busy sandbox is nobody's slowness. It is
     bounded by the limits of those ahead.
 
     Args:

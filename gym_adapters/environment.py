@@ -135,7 +135,7 @@ class Environment(Generic[TaskT]):
         task: The task.
         config: The settings; by default those of `Config`.
         resources: What `open_resources` yielded.
-        rng: Random numbers, or the seed of some.
+        rng: Random numbers, or the seed of some; by default 0.
     """
 
     name: ClassVar[str] = ""
@@ -172,7 +172,7 @@ class Environment(Generic[TaskT]):
         *,
         config: EnvironmentConfig | None = None,
         resources: Any = None,
-        rng: random.Random | int = 0,
+        rng: random.Random | int | None = None,
     ) -> None:
         if not isinstance(task, self.task_type):
             raise InvalidEnvironment(
@@ -182,7 +182,7 @@ class Environment(Generic[TaskT]):
         self.task = task
         self.config = config if config is not None else self.Config()
         self.resources = resources
-        self._rng = rng
+        self._rng_or_seed = rng
         self._ended = False
 
     # Hooks, in the order they are called.
@@ -206,9 +206,10 @@ class Environment(Generic[TaskT]):
         Raises:
             InvalidRow: If the row declares a tool that the environment does not have.
         """
-        if self.task.tools is None:
-            return list(self.bound_tools.values())
-        return [self._row_tool(declared) for declared in self.task.tools]
+        own, declared = self.bound_tools, self.task.tools
+        if declared is None:
+            return list(own.values())
+        return [self._row_tool(each, own) for each in declared]
 
     async def constraint(self) -> Mapping[str, Any] | None:
         """What the assistant's next turn must look like; asked before each turn, ``None`` for free.
@@ -275,13 +276,15 @@ class Environment(Generic[TaskT]):
     @cached_property
     def rng(self) -> random.Random:
         """Random numbers of this attempt; seeded when they are first asked for."""
-        return random.Random(self._rng) if isinstance(self._rng, int) else self._rng
+        given = self._rng_or_seed
+        return given if isinstance(given, random.Random) else random.Random(given or 0)
 
     # What the library reads.
 
-    @cached_property
+    @property
     def bound_tools(self) -> dict[str, Tool]:
         """The class's tools, bound to this instance."""
+        # Not kept: an instance that holds what holds it is freed by the garbage collector alone.
         return {
             name: replace(spec, function=partial(spec.function, self))
             for name, spec in self.class_tools.items()
@@ -304,13 +307,13 @@ class Environment(Generic[TaskT]):
             or cls.available_tools is not Environment.available_tools,
         )
 
-    def _row_tool(self, declared: FunctionTool) -> Tool:
-        own = self.bound_tools.get(declared["name"])
+    def _row_tool(self, declared: FunctionTool, bound: Mapping[str, Tool]) -> Tool:
+        own = bound.get(declared["name"])
         if own is None:
             raise InvalidRow(
                 f"{self.name} has no tool {declared['name']!r}.",
                 field="responses_create_params.tools",
-                fix=f"use one of {', '.join(self.bound_tools) or '(it has none)'}.",
+                fix=f"use one of {', '.join(bound) or '(it has none)'}.",
             )
         return replace(
             own,

@@ -36,6 +36,7 @@ from gym_adapters.items import (
 )
 from gym_adapters.reward import Reward
 from gym_adapters.rollout import Timings
+from gym_adapters.task import Task
 from gym_adapters.tools import Tool, error_result
 
 __all__ = ["EnvironmentCalls", "EpisodeLimits"]
@@ -100,7 +101,7 @@ class EnvironmentCalls:
         if _overrides(environment.prompt):
             prompt = _items(await self._hook("prompt", environment.prompt), "prompt")
         else:
-            prompt = environment.task.input
+            prompt = _input_of(environment)
         with boundary(Boundary.ENVIRONMENT, f"available_tools of {environment.name}"):
             self._tools = {tool.name: tool for tool in environment.available_tools()}
         return prompt
@@ -134,10 +135,9 @@ class EnvironmentCalls:
 
     async def close(self) -> None:
         """Close the environment; errors are logged, since there is nobody left to tell."""
-        if not _overrides(self._environment.close):
-            return
         try:
-            await self._hook("close", self._environment.close)
+            if _overrides(self._environment.close):
+                await self._hook("close", self._environment.close)
         except Exception:
             log.warning("closing an episode of %s failed", self._environment.name, exc_info=True)
 
@@ -145,12 +145,10 @@ class EnvironmentCalls:
         """The result of one tool call."""
         began = time.perf_counter()
         try:
-            result = await self._result(call)
+            results = [await self._result(call)]
         finally:
             self._hook_time += time.perf_counter() - began
-        if isinstance(result, Exception):
-            raise result
-        return result
+        return _texts(results)[0]
 
     async def all_tools(self, calls: Sequence[FunctionCall]) -> list[Item]:
         """The results of the calls of one turn, in their order."""
@@ -165,12 +163,7 @@ class EnvironmentCalls:
         finally:
             self._hook_time += time.perf_counter() - began
         too_many = error_result("tool_error", f"not run: at most {most} calls a turn")
-        texts: list[str] = []
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-            texts.append(result)
-        texts.extend(too_many for _ in refused)
+        texts = [*_texts(results), *(too_many for _ in refused)]
         return [
             function_call_output(call["call_id"], text)
             for call, text in zip(calls, texts, strict=True)
@@ -203,6 +196,16 @@ class EnvironmentCalls:
             self._hook_time += time.perf_counter() - began
 
 
+def _texts(results: list[str | Exception]) -> list[str]:
+    """The results of calls, unless one of them is an error: the first is raised."""
+    errors = [each for each in results if isinstance(each, Exception)]
+    if errors:
+        # No frame may name it: a traceback that holds its own error keeps the rollout in memory.
+        results.clear()
+        raise errors.pop(0)
+    return [each for each in results if isinstance(each, str)]
+
+
 # Hooks that need no call unless they are overridden, as functions.
 _PLAIN = frozenset(
     {
@@ -220,6 +223,15 @@ def _overrides(hook: Callable[..., Awaitable[object]]) -> bool:
     return getattr(hook, "__func__", None) not in _PLAIN
 
 
+def _input_of(environment: Environment[Any]) -> list[Item]:
+    """What the task starts with; a task's own idea of that is checked as a prompt is."""
+    if type(environment.task).input is Task.input and not _overrides(environment.start):
+        checked: list[Item] = environment.task.input  # when the row was read
+        return checked
+    with boundary(Boundary.ENVIRONMENT, f"input of {type(environment.task).__name__}"):
+        return _items(environment.task.input, "input")
+
+
 def _items(given: str | Sequence[Item], hook: str) -> list[Item]:
     """What a hook said, as items; a bare text is a user message."""
     if isinstance(given, str):
@@ -227,5 +239,5 @@ def _items(given: str | Sequence[Item], hook: str) -> list[Item]:
     try:
         check_items(given, hook)
     except InvalidRow as error:
-        raise EnvironmentFailure(f"{hook}() must give text or items: {error}") from error
+        raise EnvironmentFailure(f"{hook} must give text or items: {error}") from error
     return input_items(given)

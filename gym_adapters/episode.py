@@ -31,7 +31,7 @@ from gym_adapters.items import (
     Item,
     check_items,
 )
-from gym_adapters.reward import Outcome, StopReason
+from gym_adapters.reward import Failure, Outcome, StopReason
 from gym_adapters.rollout import Timings
 from gym_adapters.task import Task
 
@@ -89,7 +89,7 @@ class Episode:
         limits: EpisodeLimits | None = None,
     ) -> None:
         self.limits = limits if limits is not None else EpisodeLimits()
-        self._broken: Exception | None = None
+        self._broken: Failure | None = None
         self._closed = False
         rng = episode_seed(seed, task.task_id, rollout_index)
         try:
@@ -101,7 +101,7 @@ class Episode:
             raise
         except Exception as error:  # noqa: BLE001 - told by start(), as every failure is
             self.environment = environment.__new__(environment)
-            self._broken, self._closed = error, True
+            self._broken, self._closed = Failure.from_exception(error), True
         self.task = task
         self.rollout_index, self.task_index = rollout_index, task_index
         self.prompt: tuple[Item, ...] = ()
@@ -216,7 +216,7 @@ class Episode:
         self.output, self.turns = list(output), turns
         return await self._end(reason)
 
-    def fail(self, error: BaseException) -> Step:
+    def fail(self, error: BaseException | Failure) -> Step:
         """End the episode as unscored, because of `error`; one that has ended stays as it is."""
         if self.outcome is None:
             self.outcome = Outcome.unscored(error)

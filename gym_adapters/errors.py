@@ -262,25 +262,28 @@ class _Blaming:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None and (blamed := self._blamed(error)) is not None:
-            raise blamed from error
+        if error is not None:
+            self._blame(error)
 
-    def _blamed(self, error: BaseException) -> RolloutError | None:
-        """What `error` means; ``None`` where it stays what it is."""
+    def _blame(self, error: BaseException) -> None:
+        """Raise what `error` means, unless it stays what it is.
+
+        It is raised where it is made: a name for it would tie its traceback, and with that the
+        whole rollout, into a cycle that only the garbage collector frees.
+        """
         doing, of_boundary = self._doing, _ERROR_OF[self._at_fault]
         match error:
             case RolloutError() | UsageError():
-                return None
+                return
             case TimeoutError():
-                return RolloutTimeout(f"{doing}: {str(error) or 'timed out'}")
+                raise RolloutTimeout(f"{doing}: {str(error) or 'timed out'}") from error
             case Exception():
-                return of_boundary(f"{doing}: {type(error).__name__}: {error}")
+                raise of_boundary(f"{doing}: {type(error).__name__}: {error}") from error
             case SystemExit():
                 # argparse and exit() in somebody's code end that rollout, not the process of it.
-                return of_boundary(f"{doing}: it called exit({error.code})")
+                raise of_boundary(f"{doing}: it called exit({error.code})") from error
         if is_stray_cancellation(error):
-            return RolloutCancelled(f"{doing}: something it waited for was cancelled")
-        return None
+            raise RolloutCancelled(f"{doing}: something it waited for was cancelled") from error
 
 
 def is_stray_cancellation(error: BaseException) -> bool:

@@ -87,8 +87,6 @@ class Task(BaseModel):
 
     responses_create_params: ResponsesCreateParams
     _row: Mapping[str, Any] | None = PrivateAttr(default=None)
-    # Whether the row is another task's, of which this one is a copy.
-    _row_is_lent: bool = PrivateAttr(default=False)
 
     @classmethod
     def from_row(
@@ -118,13 +116,20 @@ class Task(BaseModel):
 
         There is one for each rollout, and few of them are asked for their row.
         """
+        memo = {} if memo is None else memo
         copied = self.__new__(type(self))
-        extra = self.__pydantic_extra__
+        extra, private = self.__pydantic_extra__, self.__pydantic_private__ or {}
         for name, value in (
-            ("__dict__", _copied(self.__dict__)),
-            ("__pydantic_extra__", None if extra is None else _copied(extra)),
+            ("__dict__", _copied(self.__dict__, memo)),
+            ("__pydantic_extra__", None if extra is None else _copied(extra, memo)),
             ("__pydantic_fields_set__", self.__pydantic_fields_set__.copy()),
-            ("__pydantic_private__", {**(self.__pydantic_private__ or {}), "_row_is_lent": True}),
+            (
+                "__pydantic_private__",
+                {
+                    key: _LentRow(each) if key == "_row" and each else _copied(each, memo)
+                    for key, each in private.items()
+                },
+            ),
         ):
             object.__setattr__(copied, name, value)
         return copied
@@ -132,11 +137,10 @@ class Task(BaseModel):
     def to_row(self) -> dict[str, Any]:
         """The row this task came from, or the one that would make it."""
         # Not self._row: pydantic finds private attributes at ten times the cost of this.
-        private = self.__pydantic_private__ or {}
-        row = private.get("_row")
+        row = (self.__pydantic_private__ or {}).get("_row")
         if row is None:
             return self.model_dump(exclude_unset=True)
-        return _copied(row) if private["_row_is_lent"] else dict(row)
+        return _copied(dict(row), {}) if type(row) is _LentRow else dict(row)
 
     @cached_property
     def task_id(self) -> str:
@@ -166,16 +170,31 @@ class Task(BaseModel):
         return cast("list[FunctionTool]", declared) if declared is not None else None
 
 
-def _copied(value: Any) -> Any:
-    """A deep copy, of JSON values mostly."""
+class _LentRow(dict[str, Any]):
+    """The row of another task, of which a task is a copy; what is in it is that one's."""
+
+
+# What needs no copy: most values of a row are one of these.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """As `copy.deepcopy`, fast for JSON values."""
     kind = type(value)
-    if kind is str or kind is int or kind is float or kind is bool or value is None:
-        return value
-    if kind is dict:
-        return {key: _copied(each) for key, each in value.items()}
+    if kind is not dict and kind is not list:
+        return copy.deepcopy(value, memo)
+    made = memo.get(id(value))
+    if made is not None:
+        return made
     if kind is list:
-        return [_copied(each) for each in value]
-    return copy.deepcopy(value)
+        made = memo[id(value)] = []
+        for each in value:
+            made.append(each if type(each) in _PLAIN else _copied(each, memo))
+    else:
+        made = memo[id(value)] = {}
+        for key, each in value.items():
+            made[key] = each if type(each) in _PLAIN else _copied(each, memo)
+    return made
 
 
 def _invalid_row(

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
+import weakref
+from collections.abc import Iterable
+from contextvars import ContextVar
+from itertools import repeat
+from types import coroutine
+from typing import Any, cast
 
 import pytest
 
@@ -197,3 +204,147 @@ async def test_cancellation_passes_through_to_the_work() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert told
+
+
+async def test_whatever_can_be_awaited_may_be_limited() -> None:
+    class Wrapped:
+        def __init__(self, steps: Iterable[None]) -> None:
+            self.steps = iter(steps)
+
+        def __await__(self) -> Any:
+            return self.steps
+
+    @coroutine
+    def generator() -> Any:
+        yield
+        return "a generator"
+
+    assert await within(1, generator()) == "a generator"
+    assert await within(1, Wrapped([None, None])) is None
+    with pytest.raises(TypeError, match="can't be used in 'await'"):
+        await within(1, cast("Any", None))
+    # An iterator takes no exceptions: the cancellation is raised where it is awaited.
+    task = asyncio.create_task(within(5, Wrapped(repeat(None))))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_what_fails_is_freed_with_what_it_worked_on() -> None:
+    class Place:
+        """What a hook's frame names."""
+
+    async def failing(place: Place, waits: int) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(waits):
+            await asyncio.sleep(0)
+        waited_for = [loop.create_future()]
+        loop.call_soon(waited_for[0].set_exception, KeyError("x"))
+        await waited_for.pop()
+
+    async def place_of(waits: int) -> weakref.ref[Place]:
+        place = Place()
+        with contextlib.suppress(KeyError):
+            await within(5, failing(place, waits))
+        return weakref.ref(place)
+
+    gc.disable()
+    try:
+        places = [await place_of(waits) for waits in range(3)]
+        await asyncio.sleep(0)  # a task lets go of an exception in its next step
+        assert [place() for place in places] == [None] * 3
+    finally:
+        gc.enable()
+
+
+async def test_what_work_raises_after_its_cancellation_has_no_context() -> None:
+    async def work() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        raise KeyError("x")
+
+    with pytest.raises(KeyError) as caught:
+        await within(0.01, work())
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_task_that_was_cancelled_before_its_first_wait_stays_cancelled(waits: bool) -> None:
+    """Ctrl-C while a hook blocks cancels the task from within."""
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            if waits:
+                await asyncio.sleep(60)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(within(0.01, work()))
+
+
+async def test_cancelled_while_it_ends_for_its_time_is_cancelled() -> None:
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(within(0.01, work()))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelling() == 1
+
+
+async def test_time_that_runs_out_in_a_cancelled_task_is_a_timeout() -> None:
+    """What cleans up after a cancellation has limits too."""
+
+    async def closing() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            with pytest.raises(TimeoutError):
+                await within(0.01, asyncio.sleep(60))
+            closed.append(True)
+
+    closed: list[bool] = []
+    task = asyncio.create_task(closing())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert closed
+
+
+async def test_work_that_is_abandoned_is_closed() -> None:
+    async def work() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            closed.append(True)
+
+    closed: list[bool] = []
+    limited = within(5, work())
+    limited.send(None)
+    limited.close()
+    assert closed
+
+
+async def test_what_work_sets_in_its_context_stays() -> None:
+    seen: ContextVar[int] = ContextVar("seen", default=0)
+
+    async def work(waits: bool) -> None:
+        seen.set(seen.get() + 1)
+        if waits:
+            await asyncio.sleep(0)
+            seen.set(seen.get() + 1)
+
+    await within(5, work(False))
+    await within(5, work(True))
+    assert seen.get() == 3

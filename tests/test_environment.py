@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from typing import Any, Generic, TypeVar
 
 import pytest
@@ -296,3 +298,33 @@ def test_a_transcript_knows_its_final_text_and_whether_it_was_cut() -> None:
     assert not transcript().truncated
     assert transcript(reason=StopReason.LENGTH).truncated
     assert not transcript(reason=StopReason.ENVIRONMENT).truncated
+
+
+def test_random_numbers_come_of_a_seed_of_some_or_of_none() -> None:
+    for given, seed in ((7, 7), (random.Random(7), 7), (None, 0)):
+        assert Counter(task(), rng=given).rng.random() == random.Random(seed).random()
+
+
+def test_an_environment_may_use_and_replace_what_it_is_given_as_it_is_made() -> None:
+    class Prepared(Counter):
+        def __init__(self, task: CounterTask, *, rng: Any = None, **options: Any) -> None:
+            super().__init__(task, rng=rng, **options)
+            self._rng = "its own"
+            self.first = self.rng.random()
+            self.rng = random.Random(self.task.start_at)
+
+    made = Prepared(task(start_at=3))
+    assert made.first == random.Random(0).random()
+    assert made.rng.random() == random.Random(3).random()
+
+
+def test_an_environment_with_tools_is_freed_as_soon_as_nobody_has_it() -> None:
+    gc.disable()
+    try:
+        made = Counter(task())
+        tools = made.available_tools()
+        left = weakref.ref(made)
+        del made, tools
+        assert left() is None
+    finally:
+        gc.enable()

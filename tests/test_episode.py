@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import gc
 import json
 import logging
+import sys
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -830,3 +834,202 @@ async def test_what_an_environment_says_is_text_that_every_tokenizer_takes() -> 
         assert (await episode.start()).items == (user_message("a\ufffd"),)
         step = await episode.advance([assistant_message("\udfff!")])
         assert step.items == (user_message("\ufffd!"),)
+
+
+class Worded(Task):
+    """Makes its own conversation."""
+
+    words: Any
+
+    @property
+    def input(self) -> Any:
+        return self.words
+
+
+class WordsIn(Environment[Worded]):
+    """Takes any."""
+
+    async def verify(self, transcript: Transcript) -> float:
+        return 1.0
+
+
+async def test_the_input_of_a_task_of_ones_own_is_taken_and_checked_as_a_prompt_is() -> None:
+    params = {"responses_create_params": {"input": "q"}}
+    async with Episode(WordsIn, Worded.from_row({**params, "words": "say hi"})) as episode:
+        await episode.start()
+        assert episode.prompt == (user_message("say hi"),)
+    async with Episode(WordsIn, Worded.from_row({**params, "words": [5]})) as episode:
+        step = await episode.start()
+        assert step.outcome is not None
+        assert step.outcome.failure is not None
+        assert step.outcome.failure.boundary is Boundary.ENVIRONMENT
+        assert "input must give text or items" in step.outcome.failure.message
+
+
+class Plainest(Environment[Task]):
+    """Overrides nothing that need not be."""
+
+    async def verify(self, transcript: Transcript) -> float:
+        return 1.0
+
+
+def hooked(how: str, name: str, told: list[str]) -> type[Environment[Any]]:
+    """`Plainest` with another hook `name`, put there in one of the ways that Python has."""
+    says = {"prompt": "ask", "reply": None, "constraint": None}.get(name)
+
+    async def hook(self: Any, *_: Any) -> Any:
+        told.append(name)
+        return says
+
+    async def unbound(*_: Any) -> Any:
+        return await hook(None)
+
+    @functools.wraps(hook)
+    async def decorated(self: Any, *arguments: Any) -> Any:
+        return await hook(self, *arguments)
+
+    class OnInstance(Plainest):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            setattr(self, name, unbound)
+
+    class Called:
+        __hash__ = None  # type: ignore[assignment]
+
+        async def __call__(self, *_: Any) -> Any:
+            return await hook(None)
+
+    class Assigned(Plainest):
+        pass
+
+    if how == "instance":
+        return OnInstance
+    if how == "assigned":
+        setattr(Assigned, name, hook)
+        return Assigned
+    member = {
+        "method": hook,
+        "decorated": decorated,
+        "static": staticmethod(unbound),
+        "partial": staticmethod(functools.partial(unbound)),
+        "callable": Called(),
+    }
+    if how == "mixin":
+        mixin = type("Mixin", (), {name: hook})
+        return type("Mixed", (mixin, Plainest), {})
+    return type("Own", (Plainest,), {name: member[how]})
+
+
+@pytest.mark.parametrize("name", ["start", "prompt", "constraint", "reply", "close"])
+@pytest.mark.parametrize(
+    "how",
+    ["method", "decorated", "static", "partial", "callable", "instance", "assigned", "mixin"],
+)
+async def test_a_hook_is_called_however_it_came_to_be_there(name: str, how: str) -> None:
+    told: list[str] = []
+    async with Episode(hooked(how, name, told), TASK) as episode:
+        await episode.start()
+        step = await episode.advance(DONE)
+    assert told == [name]
+    assert step.outcome is not None
+    assert step.outcome.failure is None
+
+
+async def test_a_hook_that_can_not_be_had_is_a_failure_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Closing(Plainest):
+        @property
+        def close(self) -> Any:
+            raise KeyError("gone")
+
+    async with Episode(Closing, TASK) as episode:
+        await episode.start()
+        step = await episode.advance(DONE)
+    assert step.outcome is not None
+    assert step.outcome.status is OutcomeStatus.SCORED
+    assert "closing an episode of Closing failed" in caplog.text
+
+
+async def test_a_prompt_that_start_has_spoilt_reaches_no_model() -> None:
+    class Spoils(Plainest):
+        async def start(self) -> None:
+            self.task.responses_create_params["input"] = [{"role": "user", "content": 5}]
+
+    async with Episode(Spoils, TASK) as episode:
+        step = await episode.start()
+    assert step.outcome is not None
+    assert step.outcome.failure is not None
+    assert "content" in step.outcome.failure.message
+
+
+class FailingStart(Plainest):
+    async def start(self) -> None:
+        raise ValueError("bug")
+
+
+class WaitingStart(Plainest):
+    async def start(self) -> None:
+        await asyncio.sleep(0)
+        raise ValueError("bug")
+
+
+class HangingStart(Plainest):
+    async def start(self) -> None:
+        await asyncio.sleep(60)
+
+
+class ExitingStart(Plainest):
+    async def start(self) -> None:
+        sys.exit(2)
+
+
+class FailingVerify(Plainest):
+    async def verify(self, transcript: Transcript) -> float:
+        raise ValueError("bug")
+
+
+class FailingInit(Plainest):
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise ValueError("bug")
+
+
+class FailingTool(Plainest):
+    @tool
+    async def fail(self) -> str:
+        """Fail."""
+        raise ToolInfrastructureError("down")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        FailingStart,
+        WaitingStart,
+        HangingStart,
+        ExitingStart,
+        FailingVerify,
+        FailingInit,
+        FailingTool,
+    ],
+)
+async def test_an_episode_that_failed_is_freed_without_the_garbage_collector(
+    environment: type[Environment[Any]],
+) -> None:
+    async def failed() -> weakref.ref[Environment[Any]]:
+        limits = EpisodeLimits(hook_timeout=0.01)
+        async with Episode(environment, TASK, limits=limits) as episode:
+            step = await episode.start()
+            if not step.done:
+                step = await episode.advance(call("fail") if environment is FailingTool else DONE)
+        assert step.outcome is not None
+        assert step.outcome.status is OutcomeStatus.UNSCORED
+        return weakref.ref(episode.environment)
+
+    gc.disable()
+    try:
+        left = await failed()
+        await asyncio.sleep(0)  # a task lets go of an exception in its next step
+        assert left() is None
+    finally:
+        gc.enable()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import inspect
+import weakref
 
 import pytest
 
@@ -96,3 +99,29 @@ def test_a_missing_extra_names_the_command_and_is_an_import_error() -> None:
     assert isinstance(error, ImportError)
     assert isinstance(error, UsageError)
     assert not issubclass(InvalidConfig, ImportError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("gone"), TimeoutError(), SystemExit(2), JudgeError("unreadable")],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_failed_is_freed_once_the_error_is_handled(error: BaseException) -> None:
+    class Place:
+        """What a frame names on the error's way."""
+
+    def failing() -> weakref.ref[Place]:
+        place = Place()
+        with contextlib.suppress(RolloutError):
+            blamed(place)
+        return weakref.ref(place)
+
+    def blamed(place: Place) -> None:
+        with boundary(Boundary.VERIFIER, "verify"):
+            raise type(error)(*error.args)
+
+    gc.disable()
+    try:
+        assert failing()() is None
+    finally:
+        gc.enable()

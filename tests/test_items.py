@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, strategies as st
 
 from gym_adapters.errors import InvalidRow
 from gym_adapters.items import (
@@ -124,3 +125,54 @@ def test_a_bad_item_is_refused_by_position_and_field(item: Any, field: str, prob
     assert caught.value.field == field
     assert problem in caught.value.problem
     assert caught.value.fix
+
+
+NAMES = ["message", "function_call", "function_call_output", "reasoning", "user", "system", "x"]
+VALUES = st.recursive(
+    st.none() | st.integers() | st.sampled_from(NAMES),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["type", "text"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+KEYS = ["type", "role", "content", "call_id", "name", "arguments", "output", "summary"]
+
+
+def well_formed(item: Any) -> bool:
+    """Whether `check_items` takes one item, said without haste."""
+    if not isinstance(item, dict):
+        return False
+    kind, content = item.get("type", "message"), item.get("content")
+    if kind == "message":
+        if item.get("role") not in ["system", "developer", "user", "assistant"]:
+            return False
+        parts = content if isinstance(content, list) else []
+        return isinstance(content, str | list) and all(
+            isinstance(part, dict)
+            and isinstance(part.get("type"), str)
+            and isinstance(part.get("text"), str | None)
+            for part in parts
+        )
+    texts = {
+        "function_call": ["call_id", "name", "arguments"],
+        "function_call_output": ["call_id", "output"],
+    }
+    if kind == "reasoning":
+        return isinstance(item.get("summary"), list)
+    return (
+        isinstance(kind, str)
+        and kind in texts
+        and all(isinstance(item.get(key), str) for key in texts[kind])
+    )
+
+
+@given(items=st.lists(VALUES | st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=2)))
+def test_what_is_refused_is_what_is_not_well_formed(items: list[Any]) -> None:
+    bad = [place for place, item in enumerate(items) if not well_formed(item)]
+    if not bad:
+        check_items(items, "input")
+        return
+    with pytest.raises(InvalidRow) as caught:
+        check_items(items, "input")
+    assert caught.value.field.startswith(f"input[{bad[0]}]")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, strategies as st
+from pydantic import BaseModel, PrivateAttr
 
 from gym_adapters import InvalidRow, Task
 from gym_adapters.items import message, user_message
@@ -213,3 +216,91 @@ def test_a_line_that_is_no_object_is_refused(tmp_path: Path, line: str, problem:
         list(read_rows(path))
     assert caught.value.source == str(path)
     assert caught.value.line == 2
+
+
+def test_a_copy_shares_nothing_that_its_class_keeps_in_private() -> None:
+    class Remembers(Task):
+        _seen: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    task = Remembers.from_row(row())
+    copied = copy.deepcopy(task)
+    copied._seen["a"] = 1
+    assert task._seen == {}
+    assert copy.deepcopy(copied)._seen == {"a": 1}
+    assert copied.to_row() == task.to_row()
+
+
+class Part(BaseModel):
+    sizes: list[int]
+
+
+class BoxTask(Task):
+    parts: list[Part]
+    packed: dt.date
+    colours: set[str]
+    where: tuple[dict[str, Any], ...]
+    label: bytes
+    _by_size: dict[int, Part] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, context: Any) -> None:
+        self._by_size.update({part.sizes[0]: part for part in self.parts})
+
+
+BOX = {
+    **row(extra={"more": [1]}),
+    "parts": [{"sizes": [1, 2]}],
+    "packed": "2026-01-31",
+    "colours": ["red"],
+    "where": [{"shelf": [1]}],
+    "label": "box",
+}
+
+
+def deep_copies(task: BoxTask) -> list[BoxTask]:
+    return [
+        copy.deepcopy(task),
+        task.model_copy(deep=True),
+        copy.deepcopy(task.model_copy(deep=True)),
+        pickle.loads(pickle.dumps(copy.deepcopy(task))),
+    ]
+
+
+@pytest.mark.parametrize("from_row", [True, False])
+def test_a_deep_copy_is_equal_and_shares_nothing_that_can_change(from_row: bool) -> None:
+    given_row = copy.deepcopy(BOX)
+    task = BoxTask.from_row(given_row) if from_row else BoxTask(**given_row)
+    before = task.to_row()
+    for copied in deep_copies(task):
+        assert copied == task
+        assert type(copied.to_row()) is dict
+        assert copied.to_row() == before
+        assert copied.task_id == task.task_id
+        copied.parts[0].sizes.append(3)
+        copied.colours.add("blue")
+        copied.where[0]["shelf"].append(2)
+        copied._by_size[1].sizes.append(4)
+        copied._by_size.clear()
+        copied.responses_create_params["input"] = "spent"
+        cast("Any", copied).extra["more"].append(2)
+        copied.to_row()["where"][0]["shelf"].append(3)
+        assert copied != task
+    assert task == (BoxTask.from_row(BOX) if from_row else BoxTask(**BOX))
+    assert given_row == BOX
+
+
+def test_what_a_task_holds_twice_its_copy_holds_twice() -> None:
+    shared = {"cards": [1]}
+    task = BoxTask.from_row({**copy.deepcopy(BOX), "deck": shared, "hand": shared})
+    copied: Any = copy.deepcopy(task)
+    assert copied.deck is copied.hand
+    assert copied.deck is not shared
+    assert copied._by_size[1] is copied.parts[0]
+    one, other = copy.deepcopy([task, task])
+    assert one is other
+
+
+def test_a_row_of_any_mapping_comes_back_as_a_dict() -> None:
+    task = SumTask.from_row(MappingProxyType(row(a=1)))
+    for each in (task, task.model_copy(deep=True)):
+        assert type(each.to_row()) is dict
+        assert each.to_row() == row(a=1)

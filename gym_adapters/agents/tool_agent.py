@@ -92,9 +92,7 @@ class ToolAgent:
                     await self._drive(episode, session, step, meter)
                 except UsageError as error:
                     # What a model can't be used for, it can't in the middle of a rollout either.
-                    refused = ModelError(str(error))
-                    refused.__cause__ = error
-                    episode.fail(refused)
+                    episode.fail(_refused(error))
                 except Exception as error:  # noqa: BLE001 - a bad rollout is data, not a crash
                     episode.fail(error)
         return _rollout(episode, model, session, meter, seed)
@@ -140,6 +138,12 @@ class ToolAgent:
         if limits.time_limit is not None and time.perf_counter() - meter.began > limits.time_limit:
             return StopReason.TIME
         return None
+
+
+def _refused(error: UsageError) -> ModelError:
+    refused = ModelError(str(error))
+    refused.__cause__ = error
+    return refused
 
 
 def _rollout(

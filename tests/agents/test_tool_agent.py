@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -360,3 +362,21 @@ async def test_what_a_model_refuses_is_told_as_the_models_and_by_its_own_name(wh
     assert failure is not None
     assert (failure.boundary, failure.error) == (Boundary.MODEL, "MissingExtra")
     assert "gym-adapters[vllm]" in failure.message
+
+
+async def test_what_a_model_refuses_keeps_no_environment_in_memory() -> None:
+    class Refusing(ScriptedChatModel):
+        def open(self, **options: Any) -> Any:
+            raise MissingExtra("vllm", package="vllm", needed_for="this model")
+
+    async def environment_of() -> weakref.ref[Environment[Any]]:
+        task = Task.from_row({"responses_create_params": {"input": "Add."}})
+        episode = Episode(Adder, task)
+        await ToolAgent().run(episode, Refusing([]))
+        return weakref.ref(episode.environment)
+
+    gc.disable()
+    try:
+        assert (await environment_of())() is None
+    finally:
+        gc.enable()
