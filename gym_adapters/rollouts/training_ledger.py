@@ -6,9 +6,11 @@ A trainer samples in several processes at once and is told nothing of a run's en
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from gym_adapters.rollouts.recorded import FAILURES, MANIFEST, ROLLOUTS
 __all__ = ["TrainingLedger"]
 
 _LOCK = ".append-lock"
+# Seconds to wait for a write that is under way when it is cancelled.
+_GRACE = 30.0
 
 
 class TrainingLedger:
@@ -70,6 +74,19 @@ class TrainingLedger:
                     with AppendFile(self.folder / name) as file:
                         file.append(b"".join(written))
 
+    async def append_async(self, rollouts: Sequence[Rollout]) -> None:
+        """`append`, in a thread; cancelled, it ends once that thread has: nothing comes later.
+
+        Raises:
+            OSError: As `append`.
+        """
+        writing = asyncio.ensure_future(asyncio.to_thread(self.append, rollouts))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait({writing}, timeout=_GRACE)
+            raise
+
     def keep_steps(self, steps: int) -> int:
         """Drop the rollouts of all steps but the first `steps`, which a resumed run does again.
 
@@ -88,10 +105,40 @@ class TrainingLedger:
         if not manifest.is_file():
             return 0
         first_dropped = steps * Manifest.read(manifest).num_repeats
+        return self.keep(lambda _, index: index < first_dropped)
+
+    def keep(self, wanted: Callable[[str, int], bool]) -> int:
+        """Drop the rollouts that aren't `wanted`. Only for a folder that nobody appends to.
+
+        Args:
+            wanted: Told a task's id and a ``rollout_index``.
+
+        Returns:
+            How many were dropped; 0 also where there is no ledger.
+
+        Raises:
+            OSError: If files can't be written; each is then as it was before.
+        """
+        if not (self.folder / MANIFEST).is_file():
+            return 0
         with self._locked():
-            return sum(
-                _drop_from(self.folder / name, first_dropped) for name in (ROLLOUTS, FAILURES)
-            )
+            return sum(_drop(self.folder / name, wanted) for name in (ROLLOUTS, FAILURES))
+
+    def next_indices(self) -> Counter[str]:
+        """By task, the ``rollout_index`` that follows all that are kept; 0 of other tasks.
+
+        For a trainer that does not tell which step samples: it goes on counting from here.
+
+        Raises:
+            OSError: If files can't be read.
+        """
+        following: Counter[str] = Counter()
+        for name in (ROLLOUTS, FAILURES):
+            path = self.folder / name
+            if path.is_file():
+                for task_id, index, _ in _keyed_lines(path):
+                    following[task_id] = max(following[task_id], index + 1)
+        return following
 
     def _tell_environments(self, rollouts: Sequence[Rollout]) -> None:
         """Keep the manifest true: it names every environment that was seen."""
@@ -145,21 +192,28 @@ class TrainingLedger:
             os.close(descriptor)
 
 
-def _drop_from(path: Path, first_dropped: int) -> int:
-    """Drop the rollouts of `path` from this number on, and a line that was torn."""
+def _drop(path: Path, wanted: Callable[[str, int], bool]) -> int:
+    """Drop the rollouts of `path` that aren't wanted, and a line that was torn."""
     if not path.is_file():
         return 0
     dropped = 0
     draft = path.with_name(f"{path.name}.draft")
-    with path.open("rb") as lines, draft.open("wb") as kept:
-        for line in lines:
-            try:
-                index = orjson.loads(line)["_ng_rollout_index"]
-            except orjson.JSONDecodeError:
-                continue
-            if index < first_dropped:
+    with draft.open("wb") as kept:
+        for task_id, index, line in _keyed_lines(path):
+            if wanted(task_id, index):
                 kept.write(line)
             else:
                 dropped += 1
     draft.replace(path)
     return dropped
+
+
+def _keyed_lines(path: Path) -> Iterator[tuple[str, int, bytes]]:
+    """Task, number and line of each rollout of `path`, but for a line that was torn."""
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            yield row["gym_adapters"]["task_id"], row["_ng_rollout_index"], line

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,3 +104,54 @@ def test_steps_that_are_done_again_are_dropped_with_a_torn_line(
     failures = [each.rollout_index for each in read_rollouts(tmp_path / "failures.jsonl")]
     assert failures == [0, 1, 2, 3]
     assert TrainingLedger(tmp_path / "none").keep_steps(0) == 0
+
+
+def test_the_next_number_of_each_task_follows_all_that_are_kept(
+    rollouts: list[Rollout], tmp_path: Path
+) -> None:
+    ledger = TrainingLedger(tmp_path)
+    assert ledger.next_indices() == {}
+    first, second, third = rollouts
+    failed = replace(first, rollout_index=7, outcome=Outcome.unscored(JudgeError("it is down")))
+    ledger.append([replace(first, rollout_index=4), failed, second])
+    with (tmp_path / "rollouts.jsonl").open("ab") as file:
+        file.write(b'{"_ng_rollout_index": 5, "resp')
+    assert ledger.next_indices() == {first.task_id: 8, second.task_id: 1}
+    assert ledger.next_indices()[third.task_id] == 0
+
+
+def test_what_is_not_wanted_is_dropped_by_task_and_number(
+    rollouts: list[Rollout], tmp_path: Path
+) -> None:
+    ledger = TrainingLedger(tmp_path)
+    ledger.append([replace(each, rollout_index=index) for index in range(2) for each in rollouts])
+    unwanted = (rollouts[1].task_id, 1)
+    assert ledger.keep(lambda task_id, index: (task_id, index) != unwanted) == 1
+    left = [(each.task_id, each.rollout_index) for each in final_rollouts(tmp_path)]
+    assert len(left) == 5
+    assert unwanted not in left
+    assert TrainingLedger(tmp_path / "none").keep(lambda *_: False) == 0
+
+
+async def test_a_write_that_is_cancelled_is_over_when_the_task_is(
+    rollouts: list[Rollout], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_write = threading.Event(), threading.Event()
+    append = TrainingLedger.append
+
+    def slow(ledger: TrainingLedger, given: list[Rollout]) -> None:
+        begun.set()
+        assert may_write.wait(60)
+        append(ledger, given)
+
+    monkeypatch.setattr(TrainingLedger, "append", slow)
+    writing = asyncio.ensure_future(TrainingLedger(tmp_path).append_async(rollouts))
+    assert await asyncio.to_thread(begun.wait, 60)
+    writing.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not writing.done()
+    may_write.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert len(list(final_rollouts(tmp_path))) == len(rollouts)

@@ -77,6 +77,9 @@ class RolloutActor:
         self._tokenizer: Any = None
         self._runners: dict[tuple[str, tuple[str, ...]], _Runner] = {}
         self._calls = itertools.count()
+        # The number of the next attempt at each task, of validation and of training.
+        self._following: dict[bool, Counter[str]] = {}
+        self._reading = asyncio.Lock()
 
     def set_tokenizer(self, tokenizer: Any) -> None:
         """Take the policy's tokenizer; called once, before the first rollout.
@@ -110,7 +113,8 @@ class RolloutActor:
         """
         began = time.perf_counter()
         call = next(self._calls)
-        attempts = self._attempts(nemo_gym_examples, call)
+        await self._read_ledgers()
+        attempts = self._attempts(nemo_gym_examples)
         groups = [asyncio.create_task(self._group(group, call)) for group in _groups(attempts)]
         left = len(attempts)
         try:
@@ -148,7 +152,24 @@ class RolloutActor:
         """The batch as it is."""
         return batch, {}
 
-    def _attempts(self, rows: Sequence[Row], call: int) -> list[_Attempt]:
+    async def _read_ledgers(self) -> None:
+        """Learn where the numbers of attempts go on: NeMo RL does not tell that it was resumed."""
+        async with self._reading:
+            if self._following:
+                return
+            folders = {validates: self._folder(validates) for validates in (False, True)}
+            found = {
+                validates: Counter[str]()
+                if folder is None
+                else await asyncio.to_thread(TrainingLedger(folder).next_indices)
+                for validates, folder in folders.items()
+            }
+            self._following = found
+
+    def _folder(self, validates: bool) -> str | None:
+        return self._settings.validation_ledger if validates else self._settings.ledger
+
+    def _attempts(self, rows: Sequence[Row]) -> list[_Attempt]:
         if not rows:
             raise InvalidRow("there are no rows to roll out.", fix="give at least one.")
         if self._tokenizer is None:
@@ -158,14 +179,12 @@ class RolloutActor:
             identity = RowIdentity.of_row(row)
             runner = self._runner(identity)
             found.append((row, runner.run.task(dict(identity.row)), runner))
-        size = Counter(task.task_id for _, task, _ in found)
-        seen: Counter[str] = Counter()
         attempts = []
         for row, task, runner in found:
-            # Attempts are counted over the whole run: a task may come back.
-            index = call * size[task.task_id] + seen[task.task_id]
-            attempts.append(_Attempt(row, task, index, runner))
-            seen[task.task_id] += 1
+            # Attempts are counted over the whole training: a task may come back.
+            following = self._following[_validates(row)]
+            attempts.append(_Attempt(row, task, following[task.task_id], runner))
+            following[task.task_id] += 1
         return attempts
 
     def _runner(self, identity: RowIdentity) -> _Runner:
@@ -200,9 +219,8 @@ class RolloutActor:
 
     async def _keep(self, row: Row, rollouts: Sequence[Rollout]) -> None:
         """Append rollouts to the ledger of their kind, where there is one."""
-        settings = self._settings
-        validates = row.get(SPLIT) == VALIDATION
-        folder = settings.validation_ledger if validates else settings.ledger
+        settings, validates = self._settings, _validates(row)
+        folder = self._folder(validates)
         if folder is None:
             return
         ledger = TrainingLedger(
@@ -211,7 +229,7 @@ class RolloutActor:
             seed=settings.seed,
             input=f"NeMo RL, {'validation' if validates else 'training'}",
         )
-        await asyncio.to_thread(ledger.append, rollouts)
+        await ledger.append_async(rollouts)
 
 
 class _Runner:
@@ -300,6 +318,10 @@ class _Runner:
             max_context=max_context,
             strict=True,
         )
+
+
+def _validates(row: Row) -> bool:
+    return row.get(SPLIT) == VALIDATION
 
 
 def _groups(attempts: Sequence[_Attempt]) -> list[list[_Attempt]]:

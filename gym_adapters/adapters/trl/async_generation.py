@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from gym_adapters.adapters.trainer_sampling import TrainerSampling
 from gym_adapters.adapters.trl.async_settings import AsyncSettings
+from gym_adapters.adapters.trl.environment_blend import EnvironmentPart
+from gym_adapters.adapters.trl.speech import speech_of
+from gym_adapters.generation.chat import ChatModel
 from gym_adapters.generation.protocol import Generation, SamplingParams, TokenGenerator
 from gym_adapters.generation.vllm_http import VLLMHttpGenerator
 
-__all__ = ["ServedPolicy", "VersionedGenerator"]
+__all__ = ["AsyncPolicy", "ServedPolicy", "VersionedGenerator", "async_policy"]
 
 # What TRL calls the adapters that it pushes, with "-v" and the version.
 _ADAPTER = "trl-policy"
@@ -109,3 +113,47 @@ class ServedPolicy:
         return VLLMHttpGenerator(
             settings.server_url, model=model, deadline=settings.request_timeout
         )
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncPolicy:
+    """The model, and how to sample from it in each environment.
+
+    Attributes:
+        model: What episodes speak to.
+        samplings: By environment.
+    """
+
+    model: ChatModel
+    samplings: Mapping[str, TrainerSampling]
+
+
+def async_policy(
+    settings: AsyncSettings,
+    tokenizer: Any,
+    generator: TokenGenerator,
+    parts: Mapping[str, EnvironmentPart],
+    *,
+    chat_format: str | None,
+) -> AsyncPolicy:
+    """The policy of a run, over `generator`.
+
+    Raises:
+        UsageError: If the tokenizer has no chat template.
+    """
+    from gym_adapters.generation.token_chat import TokenChatModel
+
+    speech = speech_of(tokenizer, settings.template_kwargs, chat_format)
+    model = TokenChatModel(
+        generator,
+        speech.renderer,
+        speech.parser,
+        name=settings.model,
+        max_context=settings.max_context,
+        max_completion=settings.max_completion,
+    )
+    samplings = {
+        name: TrainerSampling(replace(settings.sampling, max_tokens=part.max_tokens_per_turn))
+        for name, part in parts.items()
+    }
+    return AsyncPolicy(model, samplings)

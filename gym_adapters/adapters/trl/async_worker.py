@@ -7,14 +7,11 @@ loop in a thread of the trainer's process; what they wait for, a vLLM server say
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import queue
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,22 +20,26 @@ from gym_adapters.adapters.background_loop import GRACE
 from gym_adapters.adapters.capabilities import Adapter, refuse_unsupported
 from gym_adapters.adapters.environment_run import AnyEnvironment, EnvironmentRun
 from gym_adapters.adapters.failure_streak import FailureStreak
-from gym_adapters.adapters.trainer_sampling import TrainerSampling
-from gym_adapters.adapters.trl.async_generation import ServedPolicy, VersionedGenerator
+from gym_adapters.adapters.trl.async_buffer import SampleBuffer
+from gym_adapters.adapters.trl.async_generation import (
+    AsyncPolicy,
+    ServedPolicy,
+    VersionedGenerator,
+    async_policy,
+)
+from gym_adapters.adapters.trl.async_groups import STATE, AttemptGroup, GroupNumbers, begun_numbers
 from gym_adapters.adapters.trl.async_samples import group_samples
 from gym_adapters.adapters.trl.async_settings import AsyncSettings
 from gym_adapters.adapters.trl.environment_blend import EnvironmentBlend, EnvironmentPart, joined
 from gym_adapters.adapters.trl.group_metrics import GroupMetrics, Rates
-from gym_adapters.adapters.trl.speech import check_template, speech_of
+from gym_adapters.adapters.trl.speech import check_template
 from gym_adapters.adapters.trl.version import check_trl
 from gym_adapters.agents.selective import check_agent
 from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
 from gym_adapters.environment import EnvironmentConfig
 from gym_adapters.episode import EpisodeLimits
 from gym_adapters.errors import InvalidConfig, RolloutTimeout, UsageError
-from gym_adapters.generation.chat import ChatModel
 from gym_adapters.generation.protocol import TokenGenerator
-from gym_adapters.rollout import Rollout
 from gym_adapters.rollouts.collect import Agent
 from gym_adapters.rollouts.training_ledger import TrainingLedger
 from gym_adapters.task import Task
@@ -103,26 +104,6 @@ def rollout_worker(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Policy:
-    """The model, and how to sample from it in each environment."""
-
-    model: ChatModel
-    samplings: dict[str, TrainerSampling]
-
-
-@dataclass(slots=True)
-class _Group:
-    """The attempts at one task that share a baseline."""
-
-    number: int
-    part: EnvironmentPart
-    task: Task
-    seed: int
-    first_index: int
-    rollouts: dict[int, Rollout] = field(default_factory=dict)
-
-
 class RolloutWorker:
     """Keeps AsyncGRPOTrainer in samples; make one with `rollout_worker`.
 
@@ -153,7 +134,8 @@ class RolloutWorker:
     ) -> None:
         if not rows:
             raise InvalidConfig("a rollout worker needs at least one task.")
-        self.rollout_buffer: queue.Queue[Any] = queue.Queue()
+        self._buffer = SampleBuffer()
+        self.rollout_buffer = self._buffer.samples
         self.metrics_queue: queue.Queue[Rates] = queue.Queue(maxsize=4096)
         self.model_version = 0
         self._blend, self._rows, self._generator = blend, rows, generator
@@ -163,7 +145,6 @@ class RolloutWorker:
         self._stopping = asyncio.Event()
         self._streak, self._metrics = FailureStreak(), GroupMetrics(len(blend.parts) > 1)
         self._running = self._used_per_version = 0
-        self._waiting: deque[int] = deque()
         self._staleness = 0
         self._alive_at = 0.0
 
@@ -175,6 +156,29 @@ class RolloutWorker:
         """
         AsyncSettings.of(args, model)
         self._learnt = (args, model, tokenizer)
+
+    def begin(self, args: Any, state: Any) -> None:
+        """Go on behind the tasks that a checkpoint's training has used; the spec's callback calls.
+
+        The ledger is cut back to them: what was sampled after the checkpoint, or for it and not
+        taken by the trainer, is sampled again under the same numbers.
+
+        Args:
+            args: An ``AsyncGRPOConfig``.
+            state: The trainer's.
+
+        Raises:
+            OSError: If the ledger can't be read or written.
+        """
+        self._buffer.numbers = begun_numbers(
+            self._task_ids(), args.num_generations, state, self._ledger
+        )
+
+    def remember(self, state: Any) -> None:
+        """Put what `begin` needs into the trainer's state, and so into its next checkpoint."""
+        told = self._buffer.state()
+        if told is not None:
+            state.stateful_callbacks[STATE] = told
 
     def start(self) -> None:
         """Begin sampling; the trainer calls it once the first weights are pushed.
@@ -193,16 +197,21 @@ class RolloutWorker:
         args, model, tokenizer = self._learnt
         settings = AsyncSettings.of(args, model)
         self._staleness = settings.staleness
+        numbers = self._buffer.numbers
+        if numbers is None:
+            numbers = self._buffer.numbers = GroupNumbers(self._task_ids(), settings.group_size)
         own: ServedPolicy | None = None
         if self._generator is None:
             own = ServedPolicy(settings, self._live_version)
             generator = VersionedGenerator(own, self._live_version, settings.seed)
         else:
             generator = VersionedGenerator(self._generator, self._live_version)
-        policy = self._policy(settings, tokenizer, generator)
+        policy = async_policy(
+            settings, tokenizer, generator, self._blend.parts, chat_format=self._chat_format
+        )
         self._stopping = asyncio.Event()
         self._alive_at = time.monotonic()
-        self._producer = self._blend.loop.begin(self._produce(settings, policy, own))
+        self._producer = self._blend.loop.begin(self._produce(settings, policy, own, numbers))
 
     def stop(self) -> None:
         """End all episodes and close what they use; more than once does nothing."""
@@ -221,8 +230,7 @@ class RolloutWorker:
 
     def update_model_version(self, model_version: int) -> None:
         """Take note of new weights: later turns are sampled from them."""
-        taken = len(self._waiting) - self.rollout_buffer.qsize()
-        versions = [self._waiting.popleft() for _ in range(taken)]
+        versions = self._buffer.taken_versions()
         # What was too old was taken too, and dropped.
         oldest = self.model_version - self._staleness
         self._used_per_version = sum(version >= oldest for version in versions)
@@ -272,30 +280,6 @@ class RolloutWorker:
             ledger=self._ledger,
         )
 
-    def _policy(
-        self, settings: AsyncSettings, tokenizer: Any, generator: TokenGenerator
-    ) -> _Policy:
-        from gym_adapters.generation.token_chat import TokenChatModel
-
-        speech = speech_of(tokenizer, settings.template_kwargs, self._chat_format)
-        model = TokenChatModel(
-            generator,
-            speech.renderer,
-            speech.parser,
-            name=settings.model,
-            max_context=settings.max_context,
-            max_completion=settings.max_completion,
-        )
-        return _Policy(
-            model,
-            {
-                name: TrainerSampling(
-                    replace(settings.sampling, max_tokens=part.max_tokens_per_turn)
-                )
-                for name, part in self._blend.parts.items()
-            },
-        )
-
     def _live_version(self) -> int:
         return self.model_version
 
@@ -303,9 +287,13 @@ class RolloutWorker:
         self._stopping.set()
 
     async def _produce(
-        self, settings: AsyncSettings, policy: _Policy, own: ServedPolicy | None
+        self,
+        settings: AsyncSettings,
+        policy: AsyncPolicy,
+        own: ServedPolicy | None,
+        numbers: GroupNumbers,
     ) -> None:
-        work = asyncio.create_task(self._roll_out(settings, policy))
+        work = asyncio.create_task(self._roll_out(settings, policy, numbers))
         told = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -320,27 +308,34 @@ class RolloutWorker:
         if not work.cancelled():
             work.result()
 
-    async def _roll_out(self, settings: AsyncSettings, policy: _Policy) -> None:
+    async def _roll_out(
+        self, settings: AsyncSettings, policy: AsyncPolicy, numbers: GroupNumbers
+    ) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._beat())
-                for number in itertools.count():
-                    group = self._group(number, settings)
+                for number in numbers:
+                    group = self._group(number, numbers, settings)
                     for index in range(settings.group_size):
                         await self._wait_for_room(settings)
                         self._running += 1
-                        tasks.create_task(self._attempt(group, index, settings, policy))
+                        attempt = self._attempt(group, index, settings, policy)
+                        tasks.create_task(attempt)
         except ExceptionGroup as problems:
             raise problems.exceptions[0] from None
         finally:
             self._running = 0
 
-    def _group(self, number: int, settings: AsyncSettings) -> _Group:
-        epoch, place = divmod(number, len(self._rows))
-        name, task = self._rows[place]
+    def _task_ids(self) -> list[str]:
+        return [task.task_id for _, task in self._rows]
+
+    def _group(self, number: int, numbers: GroupNumbers, settings: AsyncSettings) -> AttemptGroup:
+        name, task = self._rows[numbers.place(number)]
         packed = f"{settings.seed}:train:{number}".encode()
         seed = int.from_bytes(blake2b(packed, digest_size=6).digest())
-        return _Group(number, self._blend.parts[name], task, seed, epoch * settings.group_size)
+        return AttemptGroup(
+            number, self._blend.parts[name], task, seed, numbers.first_index(number)
+        )
 
     async def _wait_for_room(self, settings: AsyncSettings) -> None:
         while not self._has_room(settings):  # noqa: ASYNC110 - nobody tells of a sample taken
@@ -356,7 +351,7 @@ class RolloutWorker:
         return self._running < settings.concurrency and ahead < most
 
     async def _attempt(
-        self, group: _Group, index: int, settings: AsyncSettings, policy: _Policy
+        self, group: AttemptGroup, index: int, settings: AsyncSettings, policy: AsyncPolicy
     ) -> None:
         try:
             part, task = group.part, group.task
@@ -375,7 +370,7 @@ class RolloutWorker:
         if len(group.rollouts) == settings.group_size:
             await self._finish(group, settings)
 
-    async def _finish(self, group: _Group, settings: AsyncSettings) -> None:
+    async def _finish(self, group: AttemptGroup, settings: AsyncSettings) -> None:
         attempts = [group.rollouts[index] for index in sorted(group.rollouts)]
         rollouts = await group.part.run.compared(attempts)
         check_template(rollouts)
@@ -387,16 +382,12 @@ class RolloutWorker:
                 group_size=settings.group_size,
                 input="TRL, train",
             )
-            await asyncio.to_thread(ledger.append, rollouts)
+            await ledger.append_async(rollouts)
         try:
             self.metrics_queue.put_nowait(self._metrics.of(rollouts, group.part.name))
         except queue.Full:
             log.debug("the trainer logs too rarely: metrics of group %d are lost", group.number)
-        for sample in group_samples(rollouts, group_id=group.number):
-            sample.enqueued_at = time.time()
-            # First: the trainer may take it, and push new weights, at once.
-            self._waiting.append(sample.model_version)
-            self.rollout_buffer.put(sample)
+        self._buffer.put(group.number, group_samples(rollouts, group_id=group.number))
         self._streak.note(rollouts, settings.group_size)
 
     async def _beat(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import weakref
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ from gym_adapters.rollouts.collect import Agent
 from gym_adapters.rollouts.training_ledger import TrainingLedger
 
 __all__ = ["RolloutFunction", "rollout_function"]
+
+log = logging.getLogger(__name__)
 
 
 def rollout_function(
@@ -189,6 +192,37 @@ class RolloutFunction:
         self._keep(rollouts, batch, trainer)
         self._streak.note(rollouts, batch.group_size)
         return rollout_columns(rollouts, pad_id=tokenizer_of(trainer).pad_token_id)
+
+    def begin(self, args: Any, state: Any) -> None:
+        """Cut the ledgers back to where training begins; the spec's callback calls it.
+
+        A resumed training does the steps after its checkpoint again, and numbers its attempts as it
+        did before: with their first rollouts gone, each is kept once.
+
+        Args:
+            args: A ``GRPOConfig``.
+            state: The trainer's.
+
+        Raises:
+            UsageError: If a manifest can't be read.
+            OSError: If files can't be written.
+        """
+        done = int(state.global_step)
+        # Evaluation after a step comes before its checkpoint.
+        kept = {"train": done, "eval": done if args.eval_on_start else done + 1}
+        for mode, folder in self._ledgers.items():
+            if folder is None:
+                continue
+            ledger = TrainingLedger(folder)
+            if done:
+                dropped = ledger.keep_steps(kept[mode])
+                log.info("resumed at step %d: %d rollouts of %s dropped", done, dropped, folder)
+            elif ledger.next_indices():
+                log.warning(
+                    "%s holds the rollouts of another training, and this one begins at step 0: "
+                    "both number their attempts from 0. Give each training a folder of its own.",
+                    folder,
+                )
 
     def close(self) -> None:
         """Close the environments, agents and the generator; the next call opens them anew."""

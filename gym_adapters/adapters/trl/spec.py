@@ -114,8 +114,12 @@ class TrlSpec:
         from gym_adapters.adapters.trl.trainer_callback import GymCallback
 
         columns = (ROW,) if self.way in ("environment_factory", "reward") else ()
-        learn = None if self.rollout_worker is None else self.rollout_worker.learn
-        return [GymCallback(self.facts, self.close, columns, learn)]
+        worker, function = self.rollout_worker, self.rollout_func
+        if worker is not None:
+            told = (worker.learn, worker.begin, worker.remember)
+            return [GymCallback(self.facts, self.close, columns, *told)]
+        begin = None if function is None else function.begin
+        return [GymCallback(self.facts, self.close, columns, begin=begin)]
 
     def trainer_arguments(self) -> dict[str, Any]:
         """Keyword arguments for GRPOTrainer; add ``model``, ``args`` and what else you like.

@@ -24,6 +24,10 @@ class GymCallback(TrainerCallback):
         close: Called when training ends; what is used again after that is opened anew.
         columns: Dataset columns that must reach the reward function.
         learn: Given the arguments, the model and the tokenizer, once they are known.
+        begin: Given the arguments and the trainer's state in the main process, before anything is
+            sampled; its ``global_step`` is above 0 where training is resumed.
+        remember: Given the trainer's state in the main process, after each step: what it adds there
+            is in the checkpoint.
     """
 
     def __init__(
@@ -32,9 +36,11 @@ class GymCallback(TrainerCallback):
         close: Callable[[], None],
         columns: Sequence[str] = (),
         learn: Callable[[Any, Any, Any], None] | None = None,
+        begin: Callable[[Any, Any], None] | None = None,
+        remember: Callable[[Any], None] | None = None,
     ) -> None:
         self._facts, self._close, self._columns = facts, close, tuple(columns)
-        self._learn = learn
+        self._learn, self._begin, self._remember = learn, begin, remember
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Learn and check.
@@ -59,6 +65,25 @@ class GymCallback(TrainerCallback):
                 args.top_p,
                 args.top_k,
             )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Bring what is kept of rollouts to where training begins.
+
+        Raises:
+            UsageError: If a ledger's manifest can't be read.
+            OSError: If a ledger can't be written.
+        """
+        if self._begin is None:
+            return
+        # No other process may append before the ledger is cut.
+        with args.main_process_first(local=False):
+            if state.is_world_process_zero:
+                self._begin(args, state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the next checkpoint where the rollouts are."""
+        if self._remember is not None and state.is_world_process_zero:
+            self._remember(state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close resources."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -127,7 +126,7 @@ class GymAgentLoop(AgentLoopBase):
             group_size=policy.size,
             input=f"verl, {'validation' if policy.validate else 'training'}",
         )
-        await asyncio.to_thread(ledger.append, rollouts)
+        await ledger.append_async(rollouts)
 
     def _group(self) -> RolloutGroup:
         group = current_group()

@@ -17,6 +17,7 @@ from gym_adapters.adapters.verl.rollout_group import (
 from gym_adapters.adapters.verl.run_health import RunHealth
 from gym_adapters.adapters.verl.run_settings import RunSettings, tell_biases
 from gym_adapters.errors import MissingExtra
+from gym_adapters.rollouts.training_ledger import TrainingLedger
 
 try:
     import ray
@@ -92,7 +93,10 @@ class GymAgentLoopWorker(_Worker):
 
 
 class GymAgentLoopManager(AgentLoopManagerTQ):
-    """verl's manager, over our workers; checks the configuration before the first step."""
+    """verl's manager, over our workers.
+
+    It checks the configuration before the first step, and cuts the ledgers back where verl resumes.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -100,4 +104,24 @@ class GymAgentLoopManager(AgentLoopManagerTQ):
         if settings.agent is not None:
             named_agent(settings.agent)
         tell_biases(self.config)
+        self._uncut = {False: settings.ledger, True: settings.validation_ledger}
         self.agent_loop_workers_class = ray.remote(GymAgentLoopWorker)
+
+    def generate_sequences(self, prompts: Any) -> None:
+        """Begin the rollouts of `prompts`.
+
+        Raises:
+            UsageError: If the manifest of a ledger that must be cut can't be read.
+            OSError: If that ledger can't be written.
+        """
+        self._cut_ledger(int(prompts["global_steps"]), "validate" in prompts)
+        super().generate_sequences(prompts)
+
+    def _cut_ledger(self, step: int, validates: bool) -> None:
+        """Drop what is kept of `step` and later ones, before the first batch of a resumed run."""
+        folder = self._uncut.pop(validates, None)
+        # It trains from step 1 on, and validates at step 0 before that.
+        if folder is None or step <= (0 if validates else 1):
+            return
+        dropped = TrainingLedger(folder).keep_steps(step)
+        log.info("begins at step %d: %d rollouts of %s dropped", step, dropped, folder)

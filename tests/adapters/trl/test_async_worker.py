@@ -331,6 +331,32 @@ def test_all_rollouts_can_be_kept_the_failed_ones_too(tmp_path: Path) -> None:
     assert len(set(zip(identities, indices, strict=True))) == len(indices)
 
 
+def test_without_word_of_the_tasks_used_a_resumed_run_begins_anew_under_new_numbers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def sampled(state: Any) -> list[tuple[str, int]]:
+        generator = ScriptedGenerator(lambda *_: ANSWER)
+        spec = trl_spec(Answered, tasks=tasks(), way="async", generator=generator, ledger=tmp_path)
+        worker = spec.rollout_worker
+        assert worker is not None
+        worker.learn(settings(), MODEL, TOKENIZER)
+        worker.begin(settings(), state)
+        worker.start()
+        taken(worker, 8)
+        worker.stop()
+        kept = (tmp_path / "rollouts.jsonl").read_bytes().splitlines()
+        rows = [orjson.loads(line) for line in kept]
+        return [(row["gym_adapters"]["task_id"], row["_ng_rollout_index"]) for row in rows]
+
+    before = sampled(SimpleNamespace(global_step=0, stateful_callbacks={}))
+    after = sampled(SimpleNamespace(global_step=2, stateful_callbacks={}))
+    assert "resumed at step 2 with the first task: the checkpoint does not tell" in caplog.text
+    assert after[: len(before)] == before
+    assert len(set(after)) == len(after) >= len(before) + 8
+    # Of three tasks, in groups of two.
+    assert sorted({task_id for task_id, _ in after}) == sorted(t.task_id for t in tasks())
+
+
 def test_advantages_are_those_of_trls_own_worker() -> None:
     assert group_advantages([1.0, 0.0, 0.0, 1.0])[0] == pytest.approx([1, -1, -1, 1], abs=1e-6)
     assert group_advantages([0.5])[0] == [0.0]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,3 +81,32 @@ def test_the_manager_checks_before_it_starts_anything(verl_config: Any) -> None:
 
     with pytest.raises(Unsupported, match="V0"):
         GymAgentLoopManager(changed(verl_config, trainer__use_v1=False), None, None, None)
+
+
+def test_the_manager_cuts_the_ledgers_once_where_a_resumed_run_begins(
+    verl_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gym_adapters.adapters.verl import manager
+
+    monkeypatch.setattr(manager.AgentLoopManagerTQ, "generate_sequences", lambda *_: None)
+    cut: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        manager.TrainingLedger,
+        "keep_steps",
+        lambda ledger, steps: cut.append((ledger.folder.name, steps)) or 0,
+    )
+
+    def began(*batches: tuple[int, bool]) -> list[tuple[str, int]]:
+        cut.clear()
+        folders = {"ledger": str(tmp_path / "run"), "validation_ledger": str(tmp_path / "eval")}
+        made = manager.GymAgentLoopManager(
+            changed(verl_config, gym_adapters=folders), None, None, None
+        )
+        for step, validates in batches:
+            batch = {"global_steps": step, **({"validate": True} if validates else {})}
+            made.generate_sequences(batch)
+        return list(cut)
+
+    assert began((0, True), (1, False), (2, False), (2, True)) == []
+    assert began((2, True), (3, False), (4, False), (4, True)) == [("eval", 2), ("run", 3)]
+    assert began((3, False)) == [("run", 3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 from gym_adapters import Task
 from gym_adapters.adapters.verl import verl_overrides, verl_rows, write_verl_rows
 from gym_adapters.adapters.verl.overrides import write_overrides
+from gym_adapters.rollouts.training_ledger import TrainingLedger
 from gym_adapters.testing import Conversation, TinyPolicy, WarmUp, tiny_policy
 from gym_adapters.testing.verl_cpu import OVERRIDES, environment_variables
 from gym_adapters.verifiers.answers import integer_answer
@@ -53,7 +56,13 @@ def train(tmp_path: Path) -> Iterator[Train]:
     ray_folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(environment: str, tasks: list[Task], policy: TinyPolicy, *extra: str) -> Training:
+    def run(
+        environment: str,
+        tasks: list[Task],
+        policy: TinyPolicy,
+        *extra: str,
+        killed_when: Callable[[], bool] = lambda: False,
+    ) -> Training:
         data, samples = tmp_path / "train.parquet", tmp_path / "samples"
         write_verl_rows(verl_rows(environment, tasks), data)
         overrides = tmp_path / "run.overrides"
@@ -81,7 +90,7 @@ def train(tmp_path: Path) -> Iterator[Train]:
                 f"trainer.default_local_dir={tmp_path}/checkpoints",
                 f"hydra.run.dir={tmp_path}",
                 "hydra.output_subdir=null",
-                f"+ray_kwargs.ray_init._temp_dir={ray_folder}",
+                f"+ray_kwargs.ray_init._temp_dir={ray_folder}/{len(started)}",
                 *extra,
             ],
             overrides,
@@ -99,7 +108,13 @@ def train(tmp_path: Path) -> Iterator[Train]:
                 start_new_session=True,
             )
             started.append(process)
-            code = process.wait(timeout=900)
+            until = time.monotonic() + 900
+            while process.poll() is None and time.monotonic() < until:
+                if killed_when():
+                    process.kill()
+                    _end_processes_of(ray_folder)
+                time.sleep(0.05)
+            code = process.wait(timeout=10)
         told = metrics.read_text().splitlines() if metrics.exists() else []
         return Training(
             code,
@@ -173,6 +188,58 @@ def test_grpo_trains_on_what_was_sampled(
         assert step["critic/score/mean"] == pytest.approx(sum(ours) / len(ours))
     assert training.metrics[0]["training/num_turns/max"] >= 4
     assert max(step["actor/grad_norm"] for step in training.metrics[:-1]) > 0
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_a_killed_training_that_is_resumed_keeps_each_attempt_once(
+    train: Train, sums: list[Task], able_policy: TinyPolicy, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    tracker = tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt"
+    given = (
+        "trainer.save_freq=2",
+        "trainer.resume_mode=auto",
+        f"+gym_adapters.ledger={ledger}",
+    )
+
+    def by_step() -> dict[int, list[tuple[str, int]]]:
+        found: dict[int, list[tuple[str, int]]] = {}
+        for line in (ledger / "rollouts.jsonl").read_bytes().splitlines():
+            # A process that is killed may leave half a line.
+            with contextlib.suppress(json.JSONDecodeError):
+                row = json.loads(line)
+                index = row["_ng_rollout_index"]
+                # A step's attempts are numbered from step x group size on.
+                found.setdefault(index // 8, []).append((row["gym_adapters"]["task_id"], index))
+        return found
+
+    def is_past_its_checkpoint() -> bool:
+        following = TrainingLedger(ledger).next_indices().values()
+        saved = tracker.is_file() and tracker.read_text() == "2"
+        return saved and max(following, default=0) > 3 * 8
+
+    killed = train(
+        *("arithmetic_tools", sums, able_policy),
+        *given,
+        killed_when=is_past_its_checkpoint,
+    )
+    assert killed.code == -signal.SIGKILL, killed.log[-5000:]
+    before = by_step()
+    assert {1, 2, 3} <= set(before)
+
+    resumed = train("arithmetic_tools", sums, able_policy, *given)
+    assert resumed.code == 0, resumed.log[-5000:]
+    assert [int(step["training/global_step"]) for step in resumed.metrics[-2:]] == [3, 4]
+    after = by_step()
+    assert set(after) == {1, 2, 3, 4}
+    assert (after[1], after[2]) == (before[1], before[2])
+    kept = [key for keys in after.values() for key in keys]
+    assert len(set(kept)) == len(kept)
+    # Four prompts a step, and the dataset is gone through once: verl goes on where it was in it.
+    tasks = [{task_id for task_id, _ in keys} for keys in after.values()]
+    assert [len(each) for each in tasks] == [4] * 4
+    assert len(set().union(*tasks)) == 16
 
 
 FLAKY = """
