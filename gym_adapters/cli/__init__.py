@@ -20,6 +20,9 @@ def main() -> None:
 
         tell(error)
         sys.exit(2)
+    except KeyboardInterrupt:
+        # Before the command heeds signals itself there is nothing to tell.
+        sys.exit(130)
     except OSError as error:
         from gym_adapters.cli.failing import tell
         from gym_adapters.cli.streams import discard_stdout

@@ -238,6 +238,8 @@ def collect_command(
 
     Exit codes: 0 done, 1 no rollout could be scored, 2 wrongly asked, 130 interrupted.
     """
+    from math import isfinite
+
     from gym_adapters.agents.tool_agent import AgentLimits
     from gym_adapters.cli.blend import run_parts
     from gym_adapters.errors import InvalidConfig
@@ -251,6 +253,8 @@ def collect_command(
         raise InvalidConfig("--resume and --overwrite contradict each other: give one of them")
     if output is None and (resume or overwrite):
         raise InvalidConfig("--resume and --overwrite need the folder of a run: give --output")
+    if pass_threshold is not None and not isfinite(pass_threshold):
+        raise InvalidConfig(f"--pass-threshold must be a number, not {pass_threshold}")
     try:
         compression = Compression(compress) if compress is not None else None
     except ValueError:
@@ -362,7 +366,8 @@ NEXT_STEPS = {
     "mended, gym-adapters reverify scores the same attempts",
     "judge": "see that the judge answers; gym-adapters reverify --failed-only asks it again",
     "sandbox": "see that the sandbox is there: bubblewrap, docker, memory, processes",
-    "timeout": "give it longer (--time-limit), or less to do at once (--concurrency)",
+    "timeout": "give it longer (--time-limit, and --group-deadline for a group), or less to do at "
+    "once (--concurrency)",
     "cancelled": "something in the environment was cancelled: the traceback is in {failures}",
 }
 
@@ -379,7 +384,8 @@ def _tell_failures(metrics: Metrics, settings: RunSettings) -> None:
         print(f"{count:,} without a reward ({boundary}). The first: {said}", file=sys.stderr)
         if boundary in NEXT_STEPS:
             print(f"  {NEXT_STEPS[boundary].format(failures=failures)}", file=sys.stderr)
-    if kept is not None:
+    # A group that was compared is whole, whatever failed in it, and is never run again.
+    if kept is not None and not all(part.compares for part in settings.parts):
         print(f"try the failed ones again with: {_resuming_command()}", file=sys.stderr)
 
 

@@ -33,6 +33,7 @@ class Address:
     down_since: float | None = None
     ever_answered: bool = False
     _retry_at: float = 0.0
+    _failed_tries: int = 0
     _trying: bool = False
 
     @property
@@ -73,14 +74,23 @@ class Address:
     def answered(self) -> None:
         """It is there: whatever it said, short of a server's error."""
         self.failures, self.down_since, self.ever_answered = 0, None, True
+        self._failed_tries = 0
 
-    def failed(self, longest_pause: float) -> None:
-        """It gave no answer, or a server's error; it is tried again after a growing pause."""
+    def failed(self, longest_pause: float, *, tries: bool = False) -> None:
+        """It gave no answer, or a server's error; it is tried again after a growing pause.
+
+        Args:
+            longest_pause: Seconds.
+            tries: What `asked` gave for the request.
+        """
         self.failures += 1
         if self.down_since is None:
             self.down_since = self.clock()
-        if self.failures >= FAILURES_TO_OPEN:
-            pause = min(2.0 ** min(self.failures - FAILURES_TO_OPEN, 30), longest_pause)
+        # Requests that were under way when it went down fail together, and say so but once.
+        if tries:
+            self._failed_tries += 1
+        if tries or self.failures == FAILURES_TO_OPEN:
+            pause = min(2.0 ** min(self._failed_tries, 30), longest_pause)
             self._retry_at = self.clock() + pause
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,7 +15,10 @@ from gym_adapters.generation.chat import ModelTurn
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.items import FunctionTool, Item
 
-__all__ = ["Reply", "UnreadableReply", "Wire", "encoded", "text_of", "whole_number"]
+__all__ = ["Reply", "UnreadableReply", "Wire", "decoded", "encoded", "text_of", "whole_number"]
+
+
+_HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class UnreadableReply(ModelError):
@@ -80,6 +85,24 @@ def encoded(value: Any) -> bytes:
         return orjson.dumps(value)
     except TypeError:
         return orjson.dumps(_storable(value))
+
+
+def decoded(content: bytes) -> Any:
+    """The JSON of an answer; halves of surrogate pairs, which JSON may escape, are replaced.
+
+    Raises:
+        ValueError: If it is no JSON.
+    """
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        # This reader is slower, and takes them.
+        if _HALF_OF_A_PAIR.search(content) is None:
+            raise
+        try:
+            return _storable(json.loads(content))
+        except RecursionError as error:
+            raise ValueError("it is nested too deep") from error
 
 
 def _storable(value: Any) -> Any:

@@ -10,7 +10,9 @@ import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from types import TracebackType
@@ -24,8 +26,8 @@ from gym_adapters.errors import InvalidConfig, ModelError, RolloutTimeout, Unsup
 from gym_adapters.generation.addresses import Address, Addresses
 from gym_adapters.generation.chat import ModelTurn
 from gym_adapters.generation.chat_completions import ChatCompletionsWire
-from gym_adapters.generation.connections import connection_limit
-from gym_adapters.generation.endpoint_wire import UnreadableReply, Wire, encoded
+from gym_adapters.generation.connections import connections
+from gym_adapters.generation.endpoint_wire import UnreadableReply, Wire, decoded, encoded
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.generation.responses_wire import ResponsesWire
 from gym_adapters.items import FunctionTool, Item
@@ -74,7 +76,7 @@ class OpenAIEndpoint:
         deadline: Seconds for one turn, pauses and repetitions included.
         attempts: Most requests for one turn.
         max_connections: Most connections open at once; by default as many as requests are under
-            way, within what the process may open.
+            way, within what the process may open for all its endpoints.
         seed: Makes the seed of each turn a function of it, the rollout and the turn, where the API
             takes one; ``None`` sends none.
 
@@ -82,7 +84,7 @@ class OpenAIEndpoint:
         refused: Why no request will ever succeed, once that is known.
 
     Raises:
-        InvalidConfig: If the address is none.
+        InvalidConfig: If the address is none, or the key can't be sent.
     """
 
     def __init__(
@@ -106,11 +108,14 @@ class OpenAIEndpoint:
         self._addresses = Addresses([Address(url.rstrip("/")) for url in urls])
         self._wire: Wire = ResponsesWire() if api == "responses" else ChatCompletionsWire()
         self._headers = {"Content-Type": "application/json"}
+        self._key = api_key
         if api_key:
+            _check_key(api_key)
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._deadline, self._attempts = deadline, attempts
         self._max_connections, self._seed = max_connections, seed
         self._client: aiohttp.ClientSession | None = None
+        self._open = AsyncExitStack()
         self.refused: str | None = None
 
     @property
@@ -129,12 +134,18 @@ class OpenAIEndpoint:
         return None
 
     async def __aenter__(self) -> Self:
-        self._client = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connection_limit(self._max_connections)),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
-            headers=self._headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        async with AsyncExitStack() as stack:
+            connector = await stack.enter_async_context(connections(self._max_connections))
+            self._client = await stack.enter_async_context(
+                aiohttp.ClientSession(
+                    connector=connector,
+                    connector_owner=False,
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
+                    headers=self._headers,
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                )
+            )
+            self._open = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -143,9 +154,8 @@ class OpenAIEndpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        self._client = None
+        await self._open.aclose()
 
     def open(
         self, *, tools: Sequence[FunctionTool], sampling: SamplingParams, request_id: str
@@ -224,25 +234,28 @@ class OpenAIEndpoint:
             async with self._client.post(url, data=body, allow_redirects=False) as answer:
                 content = await answer.read()
             if answer.status >= 500:
-                place.failed_at(address, answer.status)
+                place.failed_at(address, answer.status, tries)
             else:
                 address.answered()
         except (aiohttp.ClientError, ConnectionError):
-            address.failed(LONGEST_PAUSE)
+            address.failed(LONGEST_PAUSE, tries=tries)
             raise
         finally:
             address.done(tries)
         if answer.status != 200:
             self._raise_for(address.url, answer.status, content, answer.headers)
         try:
-            data = orjson.loads(content)
-        except orjson.JSONDecodeError as error:
+            data = decoded(content)
+        except ValueError as error:
             raise UnreadableReply(f"{url} answered with something that is not JSON") from error
         if not isinstance(data, dict):
             raise UnreadableReply(f"{url} answered with JSON that is not an object")
         return data
 
     def _raise_for(self, url: str, status: int, content: bytes, headers: Mapping[str, str]) -> None:
+        if self._key:
+            # Some servers repeat what they were sent, and what they say is recorded.
+            content = content.replace(self._key.encode(), b"<key>")
         code, text = _problem(content)
         said = f"{url} answered {status}: {text}"
         if _means_context(code, text) and status in (400, 413, 422):
@@ -262,7 +275,7 @@ class Place:
     address: Address | None = None
     _blamed: set[str] = field(default_factory=set)
 
-    def failed_at(self, address: Address, status: int) -> None:
+    def failed_at(self, address: Address, status: int, tries: bool) -> None:
         """Count a server's error against the address.
 
         A request that a server can't stomach answers 500 each time it is asked again, and says
@@ -270,7 +283,7 @@ class Place:
         what stands before a server that is down.
         """
         if status != 500 or address.url not in self._blamed or not address.trusted:
-            address.failed(LONGEST_PAUSE)
+            address.failed(LONGEST_PAUSE, tries=tries)
         if status == 500:
             self._blamed.add(address.url)
 
@@ -339,14 +352,33 @@ class _EndpointSession:
 
 
 def _check_address(model: str, url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not model:
+    wrong = InvalidConfig(
+        f"an endpoint needs a model's name and an address like http://localhost:8000/v1, "
+        f"not {model!r} and {url!r}"
+    )
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        raise wrong from None
+    if not usable or not model:
+        raise wrong
+    if parts.query or parts.fragment:
+        # What stands there may be a key, and addresses are recorded.
         raise InvalidConfig(
-            f"an endpoint needs a model's name and an address like http://localhost:8000/v1, "
-            f"not {model!r} and {url!r}"
+            f"an endpoint's address ends with its path, so nothing may follow a ? or # in "
+            f"{url.partition('?')[0].partition('#')[0]}; a key goes into OPENAI_API_KEY"
         )
     if parts.username or parts.password:
         raise InvalidConfig("an endpoint's address must hold no password; use OPENAI_API_KEY")
+
+
+def _check_key(key: str) -> None:
+    if not key.isprintable():
+        raise InvalidConfig(
+            "the endpoint's key holds a line break or another control character, "
+            "which no request can carry. Fix: set OPENAI_API_KEY to the key alone"
+        )
 
 
 def _turn_seed(seed: int, request_id: str, turn: int) -> int:
@@ -387,6 +419,8 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+        # A date without a zone is in UTC (RFC 9110, section 5.6.7), and not where this machine is.
+        aware = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+        return max(0.0, aware.timestamp() - time.time())
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, when.timestamp() - time.time())

@@ -119,6 +119,7 @@ class VLLMHttpGenerator:
         self._model = model
         self._route: _Wire = _COMPLETIONS if route == "completions" else _GENERATE
         self._headers = {"Content-Type": "application/json"}
+        self._key = api_key
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self.weights_version = weights_version
@@ -291,6 +292,9 @@ class VLLMHttpGenerator:
             method, url, data=data, headers=headers, allow_redirects=False
         ) as answer:
             content = await answer.read()
+        if answer.status != 200 and self._key:
+            # Some servers repeat what they were sent, and what they say is recorded.
+            content = content.replace(self._key.encode(), b"<key>")
         if answer.status in PASSING:
             raise _BusyError(f"{answer.status}: {_said(content)}")
         if answer.status != 200:

@@ -52,10 +52,12 @@ class AppendFile:
                 if not written:
                     raise OSError(f"{self.path} took no more bytes")
                 left = left[written:]
-        except OSError:
+        except OSError as error:
             self._file.truncate(self._end)
             self._file.seek(self._end)
-            raise
+            if error.errno is None or error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self._end += len(data)
 
     def close(self) -> None:

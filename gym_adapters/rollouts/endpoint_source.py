@@ -69,5 +69,6 @@ def _source(argument: str, seed: int, api: Api) -> ModelSource:
             f"and {argument!r} is not"
         )
     name, urls = argument[:at], [url.strip() for url in argument[at + 1 :].split(",")]
-    key = os.environ.get(KEY) or None
+    # A file that held it ends in a newline more often than not.
+    key = os.environ.get(KEY, "").strip() or None
     return EndpointSource(OpenAIEndpoint(name, urls, api=api, api_key=key, seed=seed))

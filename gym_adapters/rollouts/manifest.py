@@ -95,7 +95,7 @@ class Manifest:
         try:
             data = orjson.loads(path.read_bytes())
             return cls(**{**data, "sessions": tuple(data["sessions"])})
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InvalidConfig(
                 f"{path} is absent: {path.parent} is not the folder of a run"
             ) from None

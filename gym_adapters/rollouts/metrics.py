@@ -13,7 +13,7 @@ import orjson
 
 from gym_adapters.errors import Boundary
 from gym_adapters.generation.constrained import OffPolicyReport, off_policy_report
-from gym_adapters.items import Item
+from gym_adapters.items import Item, valid_text
 from gym_adapters.reward import Failure, OutcomeStatus
 from gym_adapters.rollout import Rollout
 from gym_adapters.rollouts.bootstrap import Interval, mean_interval
@@ -282,7 +282,9 @@ class RolloutMetrics:
                 None if of_tasks.std is None else of_tasks.std / math.sqrt(of_tasks.count)
             ),
             reward_interval=mean_interval(means),
-            components={name: part.mean for name, part in sorted(self._components.items())},
+            components={
+                valid_text(name): part.mean for name, part in sorted(self._components.items())
+            },
             pass_threshold=self.pass_threshold,
             pass_at_k=[pass_at_k_over_tasks(attempts, k) for k in ks],
             majority_at_k=self._majority(ks),
@@ -308,7 +310,7 @@ class RolloutMetrics:
 
 def _told(failure: Failure) -> str:
     """What a failure said, in one line that a terminal has room for."""
-    message = " ".join(failure.message.split()) or "(it said nothing)"
+    message = " ".join(valid_text(failure.message).split()) or "(it said nothing)"
     # Messages of ours say what they are; a bare "0" of a KeyError does not.
     named = message if failure.error in message else f"{failure.error}: {message}"
     return named if len(named) <= LONGEST_EXAMPLE else f"{named[:LONGEST_EXAMPLE]} ..."

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 # Seconds: for a worker to open its model and environments, and to close them.
 OPEN_TIMEOUT = 900.0
 CLOSE_TIMEOUT = 30.0
+# Seconds between looks at the cluster while no worker is there.
+LOOK = 10.0
 # A rollout under which so many workers died is more likely their end than its victim.
 MOST_LOSSES = 5
 
@@ -130,6 +132,29 @@ class RayRunner:
         opening = asyncio.create_task(self._open(actor))
         self._opening[opening] = actor
         opening.add_done_callback(self._opened)
+
+    async def watch(self, node: str) -> None:
+        """End the run once the cluster's node of this process is gone: no worker starts any more.
+
+        Args:
+            node: Its id.
+        """
+        while self._problem is None:
+            await asyncio.sleep(LOOK)
+            if not self._places and await asyncio.to_thread(self._is_gone, node):
+                self._problem = InvalidConfig(
+                    "this machine's part of the Ray cluster is gone. "
+                    "Fix: see why in its logs, then go on with --resume"
+                )
+                self._tell()
+
+    def _is_gone(self, node: str) -> bool:
+        try:
+            nodes = self.ray.nodes()
+        except Exception as error:  # noqa: BLE001 - a cluster that does not answer may come back
+            log.warning("the Ray cluster does not answer: %s", error)
+            return False
+        return any(each["NodeID"] == node and not each["Alive"] for each in nodes)
 
     async def close(self) -> None:
         """Close every worker, and end it."""
@@ -306,11 +331,14 @@ async def ray_runner(
         seed=seed,
         on_retry=on_retry,
     )
+    watching = asyncio.create_task(runner.watch(ray.get_runtime_context().get_node_id()))
     try:
         for _ in range(options.workers):
             runner.start_worker()
         yield runner
     finally:
+        watching.cancel()
+        await asyncio.wait([watching])
         await runner.close()
         if ours:
             ray.shutdown()

@@ -97,7 +97,9 @@ async def reverified(
     failure = rollout.outcome.failure
     if failure is not None and failure.boundary not in VERDICTS:
         return rollout
-    task: Task = environment.task_type.from_row(rollout.row)
+    task: Task = environment.task_type.from_row(
+        rollout.row, source=f"attempt {rollout.rollout_index} of task {rollout.task_id}"
+    )
     bounds = replace(limits if limits is not None else EpisodeLimits(), max_turns=NEVER)
     if rollout.outcome.stop_reason is StopReason.MAX_TURNS:
         bounds = replace(bounds, max_turns=rollout.usage.turns)

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
@@ -315,12 +316,21 @@ class _Record:
     def __enter__(self) -> _Record:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._writer is not None:
             self._writer.shutdown(wait=True)
         if self._folder is not None:
             try:
                 self._folder.write_metrics()
+            except OSError:
+                # What the run stops for says more: it names the file that could not be written.
+                if error is None:
+                    raise
             finally:
                 self._folder.close()
 

@@ -53,6 +53,8 @@ _DRAFT = ".draft"
 _DRAFTS = tuple(name + _DRAFT for name in _OWN)
 _LOCK = ".lock"
 SHOWN_TASKS = 3
+# Bytes of lines that are made before they are written, where many rollouts have finished.
+AT_ONCE = 4 << 20
 
 
 class OnExisting(StrEnum):
@@ -177,7 +179,7 @@ class RunFolder:
         return len(self._failed)
 
     def append(self, *rollouts: Rollout) -> None:
-        """Record finished rollouts: those with a reward in one write, those without in another.
+        """Record finished rollouts: those with a reward in one go, those without in another.
 
         Raises:
             OSError: If not all of them can be written. Those that could are recorded, and nothing
@@ -215,7 +217,16 @@ class RunFolder:
         self.close()
 
     def _append(self, file: AppendFile, rollouts: Sequence[Rollout]) -> None:
-        lines = [json_line(rollout.to_json()) for rollout in rollouts]
+        lines: list[bytes] = []
+        size = written = 0
+        for number, rollout in enumerate(rollouts, start=1):
+            lines.append(json_line(rollout.to_json()))
+            size += len(lines[-1])
+            if size >= AT_ONCE or number == len(rollouts):
+                self._write(file, rollouts[written:number], lines)
+                lines, size, written = [], 0, number
+
+    def _write(self, file: AppendFile, rollouts: Sequence[Rollout], lines: Sequence[bytes]) -> None:
         try:
             file.append(b"".join(lines))
         except OSError:
@@ -346,10 +357,14 @@ def _keep(path: Path, wanted: Callable[[RolloutKey], bool]) -> None:
 def _write_whole(path: Path, data: object) -> None:
     """Write a JSON file so that a reader, or a crash, finds the old one or the new one."""
     draft = path.with_name(path.name + _DRAFT)
-    with draft.open("wb") as file:
-        file.write(orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        _settle(file)
-    draft.replace(path)
+    try:
+        with draft.open("wb") as file:
+            file.write(orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+            _settle(file)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _settle(file: IO[bytes]) -> None:

@@ -54,9 +54,11 @@ class TaskInput:
     @property
     def description(self) -> str:
         """Where the tasks come from, for a manifest."""
+        first = "" if self.limit is None else f", the first {self.limit} of them"
         if self.generate is not None:
-            return f"generated: {self.generate}, difficulty {self.difficulty}, seed {self.seed}"
-        return str(self.path if self.path is not None else self.entry.example_path)
+            made = f"generated: {self.generate}, difficulty {self.difficulty}, seed {self.seed}"
+            return made + first
+        return str(self.path if self.path is not None else self.entry.example_path) + first
 
     def __call__(self) -> Iterator[Task]:
         """The tasks, one at a time.

@@ -255,6 +255,7 @@ def test_a_run_without_a_single_reward_is_a_failure(echo: Path, tmp_path: Path) 
         (["-m", "scripted:gold", "--set", "strict=true"], "Fields are: lenient"),
         (["-m", "scripted:gold", "-i", "absent.jsonl"], "there is no file absent.jsonl"),
         (["-m", "scripted:gold", "--resume"], "--output"),
+        (["-m", "scripted:gold", "--pass-threshold", "nan"], "must be a number, not nan"),
         (["-m", "scripted:gold", "-o", "x", "--resume", "--overwrite"], "contradict"),
     ],
 )

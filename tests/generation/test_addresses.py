@@ -43,8 +43,22 @@ def test_failures_in_a_row_close_an_address_for_a_growing_while() -> None:
         while not address.ready:
             clock.now += 0.5
         pauses.append(clock.now - before)
-        address.failed(30.0)
+        tries = address.asked()
+        address.failed(30.0, tries=tries)
+        address.done(tries)
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+
+
+def test_requests_that_fail_together_make_no_pause_longer() -> None:
+    clock = Clock()
+    address = Address("a", clock)
+    under_way = [address.asked() for _ in range(200)]
+    for tries in under_way:
+        address.failed(30.0, tries=tries)
+        address.done(tries)
+    assert not address.ready
+    clock.now = 1.0
+    assert address.ready
 
 
 def test_an_answer_opens_it_again() -> None:

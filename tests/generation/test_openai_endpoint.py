@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -352,6 +353,26 @@ async def test_the_pause_that_the_server_asks_for_is_kept(
     assert asked[0] == 0.2 or 90 < asked[0] <= 100
 
 
+@pytest.mark.parametrize("header", ["Wed, 1 Jan 99999999999999999999 00:00:00 GMT", "soon", "-5"])
+async def test_a_pause_that_can_not_be_read_is_one_of_our_own(header: str) -> None:
+    async with serving([failing(429, "slow", **{"Retry-After": header}), said("x")]) as server:
+        await turns(server, HI)
+    assert len(server.asked) == 2
+
+
+def test_a_date_without_a_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Etc/GMT-9")
+    time.tzset()
+    try:
+        later = format_datetime(datetime.now(UTC) + timedelta(seconds=100))
+        pause = openai_endpoint._retry_after({"Retry-After": later.replace("+0000", "-0000")})
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert pause is not None
+    assert 60 < pause <= 100
+
+
 async def test_a_pause_past_the_deadline_is_not_waited_for() -> None:
     async with serving([failing(429, "slow down", **{"Retry-After": "3600"})]) as server:
         with pytest.raises(ModelError, match=r"failed 1 time\(s\).*slow down"):
@@ -440,6 +461,63 @@ async def test_the_key_is_sent_and_never_told(caplog: pytest.LogCaptureFixture) 
                 await session.respond(HI)
         assert "sk-secret" not in f"{caught.value} {endpoint.refused} {endpoint.name} {caplog.text}"
     assert server.headers[0]["Authorization"] == "Bearer sk-secret"
+
+
+@pytest.mark.parametrize("status", [400, 401, 503])
+async def test_a_server_that_repeats_the_key_does_not_bring_it_into_the_record(status: int) -> None:
+    # The key would be cut in two where only so much of an answer is shown.
+    told = f"{'x' * 490} Bearer sk-secret-0123456789"
+    for answer in (failing(status, told), web.Response(status=status, text=told)):
+        async with serving([answer]) as server:
+            async with OpenAIEndpoint(
+                "m", server.url, api_key="sk-secret-0123456789", attempts=1
+            ) as endpoint:
+                session = endpoint.open(tools=[], sampling=SamplingParams(), request_id="r")
+                with pytest.raises(ModelError, match="Bearer") as caught:
+                    await session.respond(HI)
+            assert "sk-" not in f"{caught.value} {endpoint.refused}"
+
+
+def test_a_key_that_no_request_can_carry_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match="line break") as caught:
+        OpenAIEndpoint("m", "http://localhost/v1", api_key="sk-1\nsk-2")
+    assert "sk-" not in str(caught.value)
+
+
+async def test_a_key_from_a_file_may_end_in_a_newline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")
+    task = Task.from_row({"responses_create_params": {"input": "hi"}})
+    async with (
+        serving([said("x")]) as server,
+        model_source(f"openai:m@{server.url}", seed=0) as source,
+    ):
+        model = source.for_rollout(Environment, task)
+        session = model.open(tools=[], sampling=SamplingParams(), request_id="r")
+        await session.respond(HI)
+    assert server.headers[0]["Authorization"] == "Bearer sk-secret"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host:99999999/v1",
+        "http://[/v1",
+        "http://host:0/v1",
+        "http://host/v1?api_key=sk-1",
+        "http://host/v1#sk-1",
+    ],
+)
+def test_an_address_that_no_request_can_be_sent_to_is_refused(url: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"address"):
+        OpenAIEndpoint("m", url)
+
+
+async def test_half_of_a_surrogate_pair_in_an_answer_is_replaced() -> None:
+    body = orjson.dumps(said("a HALF b")).replace(b"HALF", b"\\ud800")
+    async with serving([web.Response(body=body)]) as server:
+        turn = (await turns(server, HI))[0]
+    assert turn is not None
+    assert turn.items == [assistant_message("a ? b")]
 
 
 async def test_without_a_key_none_is_sent() -> None:

@@ -148,6 +148,17 @@ async def test_a_key_is_sent_as_a_bearer_token(server: Server) -> None:
     assert server.asked[0][2]["Authorization"] == "Bearer secret"
 
 
+@pytest.mark.parametrize("status", [400, 503])
+async def test_a_server_that_repeats_the_key_does_not_bring_it_into_the_record(status: int) -> None:
+    server = Server(lambda body: web.json_response({"error": "not sk-secret"}, status=status))
+    async with (
+        serving(server),
+        VLLMHttpGenerator(server.url, api_key="sk-secret", attempts=1) as generator,
+    ):
+        with pytest.raises(ModelError, match="not <key>"):
+            await generator.generate([1], SamplingParams(max_tokens=1), request_id="r")
+
+
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 async def test_a_busy_server_is_asked_again(status: int) -> None:
     answers = [web.json_response({"error": "busy"}, status=status)] * 2

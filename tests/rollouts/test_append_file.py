@@ -53,6 +53,17 @@ def test_a_line_that_a_full_disk_takes_in_part_is_cut_away(tmp_path: Path) -> No
     file.close()
 
 
+def test_a_full_disk_is_told_with_the_file_that_it_has_no_room_for(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    with (
+        AppendFile(path, opener=lambda path: FullDisk(path, room=0)) as file,
+        pytest.raises(OSError, match="No space left") as caught,
+    ):
+        file.append(b"one\n")
+    assert caught.value.filename == str(path)
+    assert caught.value.errno == errno.ENOSPC
+
+
 def test_it_goes_on_once_there_is_room_again(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     disk = FullDisk(path, room=2)

@@ -16,9 +16,12 @@ import orjson
 import pytest
 
 from gym_adapters import InvalidConfig, Rollout
+from gym_adapters.episode import EpisodeLimits
+from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.registry import load_environment
-from gym_adapters.rollouts import RolloutMetrics, read_rollouts
-from gym_adapters.rollouts.ray import RayOptions
+from gym_adapters.rollouts import RolloutMetrics, ray as ray_module, read_rollouts
+from gym_adapters.rollouts.local_runner import Job, Part
+from gym_adapters.rollouts.ray import RayOptions, RayRunner
 from gym_adapters.rollouts.run import RunSettings, run
 from gym_adapters.rollouts.task_input import TaskInput
 
@@ -326,6 +329,42 @@ def test_a_driver_that_is_killed_is_resumed_without_loss_or_repetition(
     assert sorted(keys(output).values()) == [1] * 200
     metrics = orjson.loads(done.stdout)
     assert (metrics["scored"], metrics["reward_mean"], metrics["failures"]) == (200, 1.0, {})
+
+
+async def test_a_run_whose_cluster_is_gone_ends_and_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Actor:
+        """Waits for a place on a node that is not there any more."""
+
+        @property
+        def open(self) -> Actor:
+            return self
+
+        async def remote(self) -> str:
+            await asyncio.sleep(60)
+            return ""
+
+    class Gone:
+        def nodes(self) -> list[dict[str, object]]:
+            return [{"NodeID": "other", "Alive": True}, {"NodeID": "ours", "Alive": False}]
+
+        def kill(self, actor: object) -> None:
+            pass
+
+    monkeypatch.setattr(ray_module, "LOOK", 0.01)
+    entry = load_environment("arithmetic_tools")
+    part = Part(entry=entry, config=entry.config(), sampling=None, limits=EpisodeLimits())
+    runner = RayRunner(ray=Gone(), parts=[part], make=Actor, model="m", seed=0)
+    runner.start_worker()
+    task = next(iter(entry.environment.generate_tasks(1, seed=0)))
+    start = runner.prepare(Job(0, task, 0, 0, SamplingParams()))
+    watching = asyncio.create_task(runner.watch("ours"))
+    with pytest.raises(InvalidConfig, match="--resume"):
+        async with asyncio.timeout(30):
+            await start()
+    await watching
+    await runner.close()
 
 
 def test_a_run_needs_a_worker() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from gym_adapters import Rollout
 from gym_adapters.registry import load_environment
-from gym_adapters.rollouts import RolloutMetrics, read_rollouts
+from gym_adapters.rollouts import RolloutMetrics, read_rollouts, run_folder
 from gym_adapters.rollouts.append_file import AppendFile
 from gym_adapters.rollouts.compressed import compressed, open_stored, stored
 from gym_adapters.rollouts.manifest import Manifest
@@ -214,6 +214,35 @@ async def test_a_full_disk_ends_the_run_and_leaves_it_resumable(
     assert len(keys(output)) == 10
     await run(settings(echo, output, on_existing=OnExisting.RESUME))
     assert sorted(keys(output).values()) == [1] * 40
+
+
+async def test_a_disk_without_room_for_the_metrics_either_is_told_by_what_was_lost(
+    echo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    full = errno.ENOSPC, "No space left on device"
+
+    def refuse(self: AppendFile, lines: bytes) -> None:
+        raise OSError(*full, str(self.path))
+
+    def unsettled(file: object) -> None:
+        raise OSError(*full, "metrics.json.draft")
+
+    def begun() -> None:
+        monkeypatch.setattr(AppendFile, "append", refuse)
+        monkeypatch.setattr(run_folder, "_settle", unsettled)
+
+    watcher = Watcher()
+    monkeypatch.setattr(watcher, "began", lambda *told: begun())
+    with pytest.raises(OSError, match="No space left") as caught:
+        await run(settings(echo, output), watcher)
+    assert caught.value.filename == str(output / "rollouts.jsonl")
+    assert sorted(path.name for path in output.iterdir()) == [
+        ".lock",
+        "failures.jsonl",
+        "manifest.json",
+        "rollouts.jsonl",
+    ]
 
 
 async def test_a_folder_that_can_not_be_used_is_refused_before_the_model_is_loaded(

@@ -21,7 +21,7 @@ from gym_adapters import (
     UsageError,
 )
 from gym_adapters.items import assistant_message, user_message
-from gym_adapters.rollouts import RolloutMetrics, RunFolder, read_rollouts
+from gym_adapters.rollouts import RolloutMetrics, RunFolder, read_rollouts, run_folder
 from gym_adapters.rollouts.manifest import Manifest
 from gym_adapters.rollouts.recorded import recorded_metrics
 from gym_adapters.rollouts.run_folder import OnExisting
@@ -211,3 +211,37 @@ def test_groups_that_are_not_whole_are_run_again_where_rewards_are_relative(
 def test_metrics_of_a_folder_that_is_no_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="not the folder of a run"):
         recorded_metrics(tmp_path, RolloutMetrics())
+
+
+@pytest.mark.parametrize("on_existing", list(OnExisting))
+def test_a_process_that_died_before_its_manifest_was_whole_began_no_run(
+    tmp_path: Path, on_existing: OnExisting
+) -> None:
+    (tmp_path / "manifest.json.draft").write_bytes(b'{"environ')
+    record(tmp_path, rollout("a", 0), on_existing=on_existing)
+    assert [each.task_id for each in read_rollouts(tmp_path / "rollouts.jsonl")] == ["a"]
+    assert not list(tmp_path.glob("*.draft"))
+
+
+def test_metrics_are_written_whatever_names_a_verifier_gives(tmp_path: Path) -> None:
+    odd = Outcome.scored(Reward(1.0, {"half \ud800": 0.5}), StopReason.ANSWERED)
+    broken = Outcome.unscored(ModelError("half \ud800"))
+    record(tmp_path, rollout("a", 0, odd), rollout("a", 1, broken)).write_metrics()
+    metrics = orjson.loads((tmp_path / "metrics.json").read_bytes())
+    assert metrics["components"] == {"half \ufffd": 0.5}
+    assert metrics["failure_examples"] == {"model": "ModelError: half \ufffd"}
+
+
+@pytest.mark.parametrize("at_once", [1, 700, 1 << 20])
+def test_many_rollouts_are_written_piece_by_piece_and_each_counts_once(
+    tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "AT_ONCE", at_once)
+    many = [rollout("a", index, FAILED if index % 3 == 2 else 1.0) for index in range(20)]
+    with RunFolder(tmp_path, MANIFEST) as folder:
+        folder.append(*many)
+        metrics = folder.write_metrics()
+    assert (metrics.rollouts, metrics.scored, metrics.failures) == (20, 14, {"model": 6})
+    for name, outcome in (("rollouts.jsonl", True), ("failures.jsonl", False)):
+        indexes = [each.rollout_index for each in read_rollouts(tmp_path / name)]
+        assert indexes == [index for index in range(20) if (index % 3 != 2) is outcome]

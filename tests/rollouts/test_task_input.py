@@ -72,6 +72,7 @@ def test_generated_tasks_are_the_same_each_time(entry: EnvironmentEntry) -> None
     tasks = TaskInput(entry, generate=2, difficulty=1.0, seed=7)
     assert words(tasks) == words(tasks) == ["7-1.0-0", "7-1.0-1"]
     assert tasks.description == "generated: 2, difficulty 1.0, seed 7"
+    assert TaskInput(entry, generate=2, limit=1).description.endswith(", the first 1 of them")
 
 
 def test_senseless_inputs_are_refused(entry: EnvironmentEntry, tmp_path: Path) -> None:
