@@ -35,6 +35,7 @@ class Address:
     _retry_at: float = 0.0
     _failed_tries: int = 0
     _trying: bool = False
+    _rests_until: float = 0.0
 
     @property
     def trusted(self) -> bool:
@@ -47,6 +48,11 @@ class Address:
         if self.trusted:
             return True
         return not self._trying and self.clock() >= self._retry_at
+
+    @property
+    def free(self) -> bool:
+        """Whether it may be asked now, and has not asked to be left alone."""
+        return self.ready and self.clock() >= self._rests_until
 
     @property
     def given_up(self) -> bool:
@@ -70,6 +76,10 @@ class Address:
         self.in_flight -= 1
         if tries:
             self._trying = False
+
+    def rest(self, seconds: float) -> None:
+        """It asks to be left alone for so long; conversations go to others, where there are any."""
+        self._rests_until = self.clock() + seconds
 
     def answered(self) -> None:
         """It is there: whatever it said, short of a server's error."""
@@ -107,9 +117,12 @@ class Addresses:
         Args:
             last: Where the conversation was answered before, and its beginning may be cached.
         """
-        if last is not None and last.ready:
+        if last is not None and last.free:
             return last
-        ready = [address for address in self.all if address.ready]
+        ready = [address for address in self.all if address.free]
+        if not ready and last is not None and last.ready:
+            return last
+        ready = ready or [address for address in self.all if address.ready]
         if not ready:
             return None
         if len(ready) == 1:
@@ -125,7 +138,7 @@ class Addresses:
 
     def another(self, last: Address) -> bool:
         """Whether another address than `last` may be asked at once."""
-        return any(address is not last and address.ready for address in self.all)
+        return any(address is not last and address.free for address in self.all)
 
     @property
     def given_up(self) -> bool:

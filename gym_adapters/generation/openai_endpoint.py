@@ -197,9 +197,11 @@ class OpenAIEndpoint:
             except _Passing as failure:
                 problem: Exception = failure
                 pause = failure.pause
+                if pause is not None:
+                    address.rest(pause)
             except (aiohttp.ClientError, ConnectionError) as failure:
                 problem = failure
-            if self._addresses.another(address) and not address.ready:
+            if self._addresses.another(address) and not address.free:
                 pause = 0.0
             elif pause is None:
                 pause = min(0.5 * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1.0)

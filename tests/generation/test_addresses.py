@@ -111,6 +111,20 @@ def test_a_conversation_stays_and_new_ones_go_where_least_is_done() -> None:
     assert pool.choose(first) is first
 
 
+def test_an_address_at_rest_is_asked_only_where_there_is_no_other() -> None:
+    clock = Clock()
+    resting, other = Address("a", clock), Address("b", clock)
+    resting.rest(10.0)
+    pool = Addresses([resting, other])
+    assert pool.choose(resting) is pool.choose(None) is other
+    assert not pool.another(other)
+    assert Addresses([resting]).choose(None) is Addresses([resting]).choose(resting) is resting
+    other.rest(5.0)
+    assert pool.choose(resting) is resting
+    clock.now = 10.0
+    assert pool.choose(resting) is resting
+
+
 def test_a_conversation_moves_on_while_its_address_is_down() -> None:
     clock = Clock()
     down, up = broken(clock), Address("b", clock)

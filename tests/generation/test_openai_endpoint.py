@@ -353,6 +353,21 @@ async def test_the_pause_that_the_server_asks_for_is_kept(
     assert asked[0] == 0.2 or 90 < asked[0] <= 100
 
 
+async def test_an_address_that_asks_for_a_pause_sends_conversations_to_another() -> None:
+    busy = failing(429, "slow", **{"Retry-After": "3600"})
+    async with (
+        serving([busy]) as one,
+        serving([said("x")]) as two,
+        OpenAIEndpoint("m", [one.url, two.url]) as endpoint,
+    ):
+        for number in range(6):
+            session = endpoint.open(tools=[], sampling=SamplingParams(), request_id=str(number))
+            for _ in range(2):
+                assert await session.respond(HI) is not None
+    assert len(one.asked) == 1
+    assert len(two.asked) == 12
+
+
 @pytest.mark.parametrize("header", ["Wed, 1 Jan 99999999999999999999 00:00:00 GMT", "soon", "-5"])
 async def test_a_pause_that_can_not_be_read_is_one_of_our_own(header: str) -> None:
     async with serving([failing(429, "slow", **{"Retry-After": header}), said("x")]) as server:
