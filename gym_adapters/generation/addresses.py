@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-__all__ = ["Address", "Addresses"]
+from gym_adapters.errors import InvalidConfig
+
+__all__ = ["Address", "Addresses", "check_address", "check_key"]
 
 FAILURES_TO_OPEN = 5
 PATIENCE = 180.0
@@ -144,3 +147,43 @@ class Addresses:
     def given_up(self) -> bool:
         """Whether all of them are."""
         return all(address.given_up for address in self.all)
+
+
+def check_address(model: str, url: str) -> None:
+    """Refuse what no request can be sent to.
+
+    Raises:
+        InvalidConfig: If `url` is no address, or holds a secret, or `model` no name.
+    """
+    wrong = InvalidConfig(
+        f"an endpoint needs a model's name and an address like http://localhost:8000/v1, "
+        f"not {model!r} and {url!r}"
+    )
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        raise wrong from None
+    if not usable or not model:
+        raise wrong
+    if parts.query or parts.fragment:
+        # What stands there may be a key, and addresses are recorded.
+        raise InvalidConfig(
+            f"an endpoint's address ends with its path, so nothing may follow a ? or # in "
+            f"{url.partition('?')[0].partition('#')[0]}; a key goes into OPENAI_API_KEY"
+        )
+    if parts.username or parts.password:
+        raise InvalidConfig("an endpoint's address must hold no password; use OPENAI_API_KEY")
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that no request can carry.
+
+    Raises:
+        InvalidConfig: If it holds a control character.
+    """
+    if not key.isprintable():
+        raise InvalidConfig(
+            "the endpoint's key holds a line break or another control character, "
+            "which no request can carry. Fix: set OPENAI_API_KEY to the key alone"
+        )

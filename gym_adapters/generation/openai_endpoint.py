@@ -12,21 +12,18 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 import aiohttp
-import orjson
 
 from gym_adapters.errors import InvalidConfig, ModelError, RolloutTimeout, Unsupported
-from gym_adapters.generation.addresses import Address, Addresses
+from gym_adapters.generation.addresses import Address, Addresses, check_address, check_key
 from gym_adapters.generation.chat import ModelTurn
 from gym_adapters.generation.chat_completions import ChatCompletionsWire
 from gym_adapters.generation.connections import connections
+from gym_adapters.generation.endpoint_errors import means_context, problem_of, retry_after
 from gym_adapters.generation.endpoint_wire import UnreadableReply, Wire, decoded, encoded
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.generation.responses_wire import ResponsesWire
@@ -46,7 +43,6 @@ HOPELESS = frozenset({401, 403, 404})
 LONGEST_PAUSE = 30.0
 # Seconds between looks at whether an address is up again.
 POLL = 0.5
-SHOWN_OF_A_BODY = 500
 
 
 class EndpointRefused(ModelError):
@@ -103,14 +99,14 @@ class OpenAIEndpoint:
         if not urls:
             raise InvalidConfig(f"the endpoint of {model!r} needs an address")
         for url in urls:
-            _check_address(model, url)
+            check_address(model, url)
         self._model, self._api = model, api
         self._addresses = Addresses([Address(url.rstrip("/")) for url in urls])
         self._wire: Wire = ResponsesWire() if api == "responses" else ChatCompletionsWire()
         self._headers = {"Content-Type": "application/json"}
         self._key = api_key
         if api_key:
-            _check_key(api_key)
+            check_key(api_key)
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._deadline, self._attempts = deadline, attempts
         self._max_connections, self._seed = max_connections, seed
@@ -255,18 +251,15 @@ class OpenAIEndpoint:
         return data
 
     def _raise_for(self, url: str, status: int, content: bytes, headers: Mapping[str, str]) -> None:
-        if self._key:
-            # Some servers repeat what they were sent, and what they say is recorded.
-            content = content.replace(self._key.encode(), b"<key>")
-        code, text = _problem(content)
+        code, text = problem_of(content, self._key)
         said = f"{url} answered {status}: {text}"
-        if _means_context(code, text) and status in (400, 413, 422):
+        if means_context(code, text) and status in (400, 413, 422):
             raise ContextExceeded(said)
         if status in HOPELESS:
             self.refused = f"{said}. Fix: check address, model name and OPENAI_API_KEY"
             raise EndpointRefused(self.refused)
         if status in PASSING and code != "insufficient_quota":
-            raise _Passing(said, _retry_after(headers))
+            raise _Passing(said, retry_after(headers))
         raise ModelError(said)
 
 
@@ -353,76 +346,6 @@ class _EndpointSession:
         return b"%b,%b:[%b]}" % (head, key, b",".join(self._history))
 
 
-def _check_address(model: str, url: str) -> None:
-    wrong = InvalidConfig(
-        f"an endpoint needs a model's name and an address like http://localhost:8000/v1, "
-        f"not {model!r} and {url!r}"
-    )
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        raise wrong from None
-    if not usable or not model:
-        raise wrong
-    if parts.query or parts.fragment:
-        # What stands there may be a key, and addresses are recorded.
-        raise InvalidConfig(
-            f"an endpoint's address ends with its path, so nothing may follow a ? or # in "
-            f"{url.partition('?')[0].partition('#')[0]}; a key goes into OPENAI_API_KEY"
-        )
-    if parts.username or parts.password:
-        raise InvalidConfig("an endpoint's address must hold no password; use OPENAI_API_KEY")
-
-
-def _check_key(key: str) -> None:
-    if not key.isprintable():
-        raise InvalidConfig(
-            "the endpoint's key holds a line break or another control character, "
-            "which no request can carry. Fix: set OPENAI_API_KEY to the key alone"
-        )
-
-
 def _turn_seed(seed: int, request_id: str, turn: int) -> int:
     packed = f"{seed}:{request_id}:{turn}".encode()
     return int.from_bytes(blake2b(packed, digest_size=8).digest())
-
-
-def _problem(content: bytes) -> tuple[str, str]:
-    """Code and message of an error body, whatever its shape."""
-    text = content[:SHOWN_OF_A_BODY].decode("utf-8", "replace").strip()
-    try:
-        data = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return "", text or "(no text)"
-    error = data.get("error", data) if isinstance(data, dict) else data
-    if not isinstance(error, dict):
-        return "", str(error)[:SHOWN_OF_A_BODY]
-    message = error.get("message") or error.get("detail") or text
-    return str(error.get("code") or error.get("type") or ""), str(message)[:SHOWN_OF_A_BODY]
-
-
-def _means_context(code: str, text: str) -> bool:
-    if code == "context_length_exceeded":
-        return True
-    lowered = text.lower()
-    return any(
-        phrase in lowered
-        for phrase in ("maximum context length", "context length", "context window", "context size")
-    )
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait: a number, or a date."""
-    value = headers.get("Retry-After", "").strip()
-    if not value:
-        return None
-    if value.replace(".", "", 1).isdecimal():
-        return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-        # A date without a zone is in UTC (RFC 9110, section 5.6.7), and not where this machine is.
-        aware = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
-        return max(0.0, aware.timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None

@@ -28,6 +28,7 @@ from gym_adapters.errors import InvalidConfig, ModelError, RolloutTimeout, Unsup
 from gym_adapters.extras import require
 from gym_adapters.generation.connections import connection_limit
 from gym_adapters.generation.constrained import constraint_of
+from gym_adapters.generation.endpoint_errors import problem_of
 from gym_adapters.generation.protocol import Generation, SamplingParams
 from gym_adapters.generation.vllm_sampling import (
     finish_reason_of,
@@ -292,13 +293,11 @@ class VLLMHttpGenerator:
             method, url, data=data, headers=headers, allow_redirects=False
         ) as answer:
             content = await answer.read()
-        if answer.status != 200 and self._key:
-            # Some servers repeat what they were sent, and what they say is recorded.
-            content = content.replace(self._key.encode(), b"<key>")
-        if answer.status in PASSING:
-            raise _BusyError(f"{answer.status}: {_said(content)}")
         if answer.status != 200:
-            raise ModelError(f"{url} answered {answer.status}: {_said(content)}")
+            _, said = problem_of(content, self._key)
+            if answer.status in PASSING:
+                raise _BusyError(f"{answer.status}: {said}")
+            raise ModelError(f"{url} answered {answer.status}: {said}")
         try:
             return orjson.loads(content)
         except orjson.JSONDecodeError as error:
@@ -393,13 +392,3 @@ def _address(url: str) -> str:
             f"a vLLM server needs an address like http://localhost:8000, not {url!r}."
         )
     return url.rstrip("/").removesuffix("/v1")
-
-
-def _said(content: bytes) -> str:
-    """What the server says is wrong, shortened."""
-    try:
-        error = orjson.loads(content).get("error")
-        text = error.get("message") if isinstance(error, dict) else error
-    except (orjson.JSONDecodeError, AttributeError):
-        text = None
-    return str(text or content[:300].decode(errors="replace"))[:300]

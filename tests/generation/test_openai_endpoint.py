@@ -20,6 +20,7 @@ from gym_adapters import Boundary, Environment, InvalidConfig, ModelError, Task,
 from gym_adapters.errors import RolloutTimeout, Unsupported
 from gym_adapters.generation import openai_endpoint
 from gym_adapters.generation.chat import ModelTurn, Usage
+from gym_adapters.generation.endpoint_errors import retry_after
 from gym_adapters.generation.openai_endpoint import (
     ContextExceeded,
     EndpointRefused,
@@ -380,7 +381,7 @@ def test_a_date_without_a_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) -> Non
     time.tzset()
     try:
         later = format_datetime(datetime.now(UTC) + timedelta(seconds=100))
-        pause = openai_endpoint._retry_after({"Retry-After": later.replace("+0000", "-0000")})
+        pause = retry_after({"Retry-After": later.replace("+0000", "-0000")})
     finally:
         monkeypatch.undo()
         time.tzset()
