@@ -215,9 +215,17 @@ class EngineStepper:
         return ticket.done.result()
 
     def _enter_device(self) -> None:
-        # Which GPU is current belongs to a thread; a new one starts with the first.
+        """Make this thread like the one that made the engine, where that counts."""
+        torch = sys.modules.get("torch")
+        if torch is None:
+            return
         if self._device is not None:
-            sys.modules["torch"].cuda.set_device(self._device)
+            # Which GPU is current belongs to a thread; a new one starts with the first.
+            torch.cuda.set_device(self._device)
+        else:
+            # So does OpenMP's number of threads, and vLLM's CPU kernels fail where it is another
+            # than torch's. Their worker puts a mere warning in the place of torch.set_num_threads.
+            torch._C.set_num_threads(torch.get_num_threads())
 
 
 class _VLLMSteps:
