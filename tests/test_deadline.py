@@ -3,9 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from itertools import repeat
 from types import coroutine
@@ -14,6 +13,8 @@ from typing import Any, cast
 import pytest
 
 from gym_adapters.deadline import SharedSlots, within
+
+pytestmark = pytest.mark.usefixtures("virtual_time")
 
 
 async def occupy(slots: SharedSlots, seconds: float) -> None:
@@ -62,11 +63,13 @@ async def test_time_used_before_the_wait_is_used_up() -> None:
     await first
 
 
-async def test_time_used_before_the_first_wait_of_all_is_used_up() -> None:
+async def test_time_used_before_the_first_wait_of_all_is_used_up(
+    virtual_time: Callable[[float], None],
+) -> None:
     slots, first = await line(0.1)
 
     async def work() -> None:
-        time.sleep(0.2)  # noqa: ASYNC251 - a hook that blocks
+        virtual_time(0.2)  # a hook that blocks
         await occupy(slots, 0)
         await asyncio.sleep(0.2)
 

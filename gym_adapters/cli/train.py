@@ -123,7 +123,8 @@ def _run(plan: Plan, on_existing: str) -> None:
     from gym_adapters.cli.failing import tell
     from gym_adapters.cli.signals import Stopped, run_until_signal
     from gym_adapters.rollouts.run_folder import OnExisting
-    from gym_adapters.training.running import end_groups, run_plan
+    from gym_adapters.training.running import run_plan
+    from gym_adapters.training.step_processes import end_groups
 
     def show(block: bytes) -> None:
         sys.stdout.buffer.write(block)

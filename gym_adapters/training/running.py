@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import re
 import shutil
-import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import orjson
 import yaml
@@ -21,44 +18,21 @@ from gym_adapters.errors import UsageError
 from gym_adapters.rollouts.manifest import without_secrets
 from gym_adapters.rollouts.run_folder import OnExisting
 from gym_adapters.training.recipe import LAUNCH
+from gym_adapters.training.step_processes import (
+    RunningStep,
+    StepResult,
+    end_process,
+    folder_of,
+    run_step,
+    start_step,
+)
 from gym_adapters.training.steps import Plan, RunPaths, Step
 from gym_adapters.training.trainer_metrics import write_flat
 
-__all__ = ["RunResult", "StepResult", "end_groups", "recipe_text", "run_plan"]
+__all__ = ["RunResult", "recipe_text", "run_plan"]
 
-# Seconds that a command has to end by itself once it is asked to.
-PATIENCE = 30.0
-BLOCK = 65_536
-# Seconds to go on reading what a command's children print once it has ended.
-AFTERWORD = 2.0
-# Seconds between looks at whether a command has ended.
-POLL = 0.05
 # What decides what is learnt from what: a run can't go on with another.
 LASTING = ("trainer", "method", "model", "environments", "held_out", "seed", "rollouts")
-# What ends a traceback, or what our own commands say; launchers' words for it tell nothing.
-_CAUSE = re.compile(
-    rb"^(?:error: .+|(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Failure)(?:: .+)?)$", re.MULTILINE
-)
-_NO_CAUSE = (b"CalledProcessError", b"ChildFailedError")
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """One command that has ended.
-
-    Attributes:
-        name: Of the step.
-        exit_code: Of its command; below 0 for the signal that ended it.
-        seconds: Wall time.
-        command: For a shell.
-        cause: What it said of its failure last; ``None`` where it did not fail, or said nothing.
-    """
-
-    name: str
-    exit_code: int
-    seconds: float
-    command: str
-    cause: str | None = None
 
 
 @dataclass(slots=True)
@@ -115,7 +89,7 @@ async def run_plan(
         result = RunResult(steps=list(earlier))
         _write_result(paths, result)
         result.steps.clear()
-        servers: dict[str, asyncio.subprocess.Process] = {}
+        servers: dict[str, RunningStep] = {}
         try:
             with paths.log.open("ab") as log:
                 for index, step in enumerate(plan.steps):
@@ -126,9 +100,12 @@ async def run_plan(
                     if began is not None:
                         began(step)
                     if step.background:
-                        servers[step.name] = await _start(step, log, groups)
+                        begins = log.seek(0, os.SEEK_END)
+                        servers[step.name] = RunningStep(
+                            await start_step(step, log, groups), begins
+                        )
                         continue
-                    result.steps.append(await _run(step, log, show, servers, groups))
+                    result.steps.append(await run_step(step, log, show, servers, groups))
                     _write_result(paths, result)
                     if result.failed is not None:
                         break
@@ -141,7 +118,7 @@ async def run_plan(
             raise
         finally:
             for server in servers.values():
-                await _end(server, groups)
+                await end_process(server.process, groups)
             if plan.trainer_metrics is not None:
                 write_flat(plan.trainer_metrics, paths.metrics)
             # A run that is stopped has its checkpoints too; what is there is told.
@@ -149,12 +126,6 @@ async def run_plan(
             result.checkpoint = None if checkpoint is None else str(checkpoint)
             _write_result(paths, result)
     return result
-
-
-def end_groups(groups: set[int]) -> None:
-    """End at once what runs in some process groups."""
-    for group in tuple(groups):
-        _signal(group, signal.SIGKILL)
 
 
 def recipe_text(plan: Plan) -> str:
@@ -247,7 +218,7 @@ def _shown(key: str, recipe: Mapping[str, Any]) -> str:
 def _check_programs(steps: Sequence[Step]) -> None:
     """Before anything is written."""
     for step in steps:
-        folder = _folder_of(step)
+        folder = folder_of(step)
         if folder is not None and not os.path.isdir(folder):
             name = str(step.folder).removeprefix("$")
             what = f"{name} names no folder" if name != step.folder else f"there is no {folder}"
@@ -257,10 +228,6 @@ def _check_programs(steps: Sequence[Step]) -> None:
                 f"the {step.name} runs {step.command[0]!r}, and no such program is on the PATH. "
                 "Fix: install it, or activate the environment that has it"
             )
-
-
-def _folder_of(step: Step) -> str | None:
-    return None if step.folder is None else os.path.expandvars(step.folder)
 
 
 def _done_before(earlier: Sequence[StepResult], step: Step) -> StepResult | None:
@@ -283,116 +250,3 @@ def _write_result(paths: RunPaths, result: RunResult) -> None:
     draft = paths.result.with_name(f"{paths.result.name}.draft")
     draft.write_bytes(orjson.dumps(data, option=options))
     draft.replace(paths.result)
-
-
-async def _start(
-    step: Step, output: IO[bytes] | int, groups: set[int]
-) -> asyncio.subprocess.Process:
-    if not isinstance(output, int):
-        output.flush()
-    process = await asyncio.create_subprocess_exec(
-        *step.command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=output,
-        stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, **step.variables},
-        cwd=_folder_of(step),
-        # A group of its own: what it starts in turn is ended with it.
-        start_new_session=True,
-    )
-    groups.add(process.pid)
-    return process
-
-
-async def _run(
-    step: Step,
-    log: IO[bytes],
-    show: Callable[[bytes], None],
-    servers: Mapping[str, asyncio.subprocess.Process],
-    groups: set[int],
-) -> StepResult:
-    """Run a command to its end, or to that of a server that it needs."""
-    started = time.perf_counter()
-    log.write(f"\n$ {step.shell()}\n".encode())
-    begins = log.tell()
-    process = await _start(step, asyncio.subprocess.PIPE, groups)
-    if process.stdout is None:
-        raise RuntimeError("a process was started without its output")
-    reading = asyncio.create_task(_copy(process.stdout, log, show))
-    waits = {
-        asyncio.create_task(_ended(each)): name
-        for name, each in {**servers, step.name: process}.items()
-    }
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        name, code = next((waits[each], each.result()) for each in waits if each.done())
-        if name == step.name:
-            # A child may hold the pipe open for good.
-            await asyncio.wait([reading], timeout=AFTERWORD)
-    finally:
-        for each in waits:
-            each.cancel()
-        await _end(process, groups)
-        # With the last child the pipe ends, and only then is it closed.
-        await asyncio.wait([reading], timeout=AFTERWORD)
-        reading.cancel()
-        await asyncio.wait([reading])
-    if not reading.cancelled() and (problem := reading.exception()) is not None:
-        raise problem
-    # A server that has ended fails the run, whatever its code.
-    code = code if name == step.name else code or 1
-    seconds = round(time.perf_counter() - started, 2)
-    cause = _cause(log, begins) if code else None
-    return StepResult(name, code, seconds, step.shell(), cause)
-
-
-async def _ended(process: asyncio.subprocess.Process) -> int:
-    """Its exit code. ``process.wait`` waits for children that hold its output open, too."""
-    while process.returncode is None:  # noqa: ASYNC110 - there is no event to wait for
-        await asyncio.sleep(POLL)
-    return process.returncode
-
-
-async def _copy(
-    output: asyncio.StreamReader, log: IO[bytes], show: Callable[[bytes], None]
-) -> None:
-    while block := await output.read(BLOCK):
-        log.write(block)
-        log.flush()
-        show(block)
-
-
-def _cause(log: IO[bytes], begins: int) -> str | None:
-    """The last that a failed command has said of why."""
-    with open(log.name, "rb") as said:
-        said.seek(max(begins, said.seek(0, os.SEEK_END) - BLOCK))
-        found = [
-            line
-            for line in _CAUSE.findall(said.read())
-            if not any(launcher in line for launcher in _NO_CAUSE)
-        ]
-    return found[-1].decode(errors="replace")[:400].removeprefix("error: ") if found else None
-
-
-async def _end(process: asyncio.subprocess.Process, groups: set[int]) -> None:
-    """End a command and whatever it started, by its process group."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.returncode is not None:
-            break
-        _signal(process.pid, number)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await _ended(process)
-        except TimeoutError:
-            continue
-    # Children that outlived it.
-    _signal(process.pid, signal.SIGKILL)
-    groups.discard(process.pid)
-
-
-def _signal(group: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        # The group has ended.
-        return

@@ -66,7 +66,7 @@ def test_an_interrupt_cancels_the_work_and_waits_for_its_cleanup(
         future = submit(coroutine, on)
 
         def result(timeout: float | None = None) -> None:
-            began.wait(10)
+            assert began.wait(60)
             raise KeyboardInterrupt
 
         future.result = result  # type: ignore[method-assign]

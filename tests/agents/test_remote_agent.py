@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,7 +35,7 @@ task = json.load(sys.stdin)
 def post(url, body):
     headers = {"Authorization": "Bearer " + task["api_key"], "Content-Type": "application/json"}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    return urllib.request.urlopen(request, timeout=20).read().decode()
+    return urllib.request.urlopen(request, timeout=60).read().decode()
 history = task["input"]
 while True:
     answer = json.loads(post(task["base_url"] + "/responses",
@@ -118,6 +119,15 @@ async def test_a_foreign_agent_gives_the_rollout_of_the_agent_in_process() -> No
     assert rollout.outcome == ours.outcome
 
 
+async def test_the_proxy_of_a_company_stands_not_between_an_agent_and_its_policy() -> None:
+    around = {"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "intra.net", "no_proxy": ""}
+    rollout = await run(HARNESS, policy(CALL, "5<|im_end|>"), environ=around)
+    assert rollout.reward == 1.0
+    told = "import os, sys; sys.exit(os.environ['NO_PROXY'])"
+    rollout = await run(told, policy("5<|im_end|>"), environ=around)
+    assert "intra.net,127.0.0.1" in rollout.outcome.failure.message
+
+
 async def test_collect_takes_a_foreign_agent() -> None:
     async with running_gateway() as gateway:
         agent = RemoteAgent(gateway, command=python(HARNESS))
@@ -148,13 +158,19 @@ def is_gone(pid: int) -> bool:
 async def test_an_agent_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
     program = (
         "import os, subprocess, time\n"
-        "child = subprocess.Popen(['sleep', '60'])\n"
-        "open(os.environ['PID_FILE'], 'w').write(str(child.pid))\ntime.sleep(60)"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        "open(os.environ['PID_FILE'], 'w').write(str(child.pid))\ntime.sleep(600)"
     )
-    path = tmp_path / "pid"
-    rollout = await run(program, policy("5"), timeout=5.0, environ={"PID_FILE": str(path)})
-    assert rollout.outcome.failure.boundary == "timeout"
-    assert is_gone(int(path.read_text()))
+    path, limit = tmp_path / "pid", 1.0
+    # A busy machine takes longer to get it as far as hanging.
+    while not path.exists() or not path.read_text():
+        limit *= 2
+        assert limit < 100
+        rollout = await run(program, policy("5"), timeout=limit, environ={"PID_FILE": str(path)})
+        assert rollout.outcome.failure.boundary == "timeout"
+    async with asyncio.timeout(60):
+        while not is_gone(int(path.read_text())):  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
 
 
 async def test_the_turn_budget_ends_an_agent_and_the_attempt_is_truncated() -> None:

@@ -67,7 +67,7 @@ async def scripted(action: Any, *answers: Answer) -> AsyncIterator[tuple[str, li
     app = web.Application()
     app.router.add_get("/schema", schema)
     app.router.add_get("/ws", connect)
-    runner = web.AppRunner(app, shutdown_timeout=1)
+    runner = web.AppRunner(app, shutdown_timeout=60)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

@@ -21,6 +21,9 @@ ENVIRONMENT = '''
 
 from __future__ import annotations
 
+import asyncio
+import os
+
 from gym_adapters import Environment, EnvironmentConfig, Task, tool
 from gym_adapters.items import assistant_message
 
@@ -41,6 +44,12 @@ class Echo(Environment[EchoTask]):
     """Say the [bold]word[/bold]."""
 
     Config = EchoConfig
+    begun = 0
+
+    async def start(self):
+        Echo.begun += 1
+        if Echo.begun > int(os.environ.get("ECHO_MOST", 10**9)):
+            await asyncio.Event().wait()
 
     @tool
     async def spell(self, word: str) -> str:
@@ -375,19 +384,25 @@ def test_the_command_line_loads_no_heavy_package() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def interruptible(echo: Path, output: Path, rows: Path, stderr: int) -> subprocess.Popen[bytes]:
+def interruptible(
+    echo: Path, output: Path, rows: Path, stderr: int, most: int = 10**9
+) -> subprocess.Popen[bytes]:
+    """A run; after `most` attempts it does nothing more, and waits to be interrupted."""
     command = [sys.executable, "-m", "gym_adapters.cli", "collect", str(echo), "-c", "4"]
     options = ["-m", "scripted:gold@0.02", "-i", str(rows), "-k", "100", "-o", str(output)]
-    return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=stderr)
+    return subprocess.Popen(
+        [*command, *options],
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        env={**os.environ, "ECHO_MOST": str(most)},
+    )
 
 
-def wait_for_rollouts(output: Path) -> None:
+def wait_for_rollouts(output: Path, process: subprocess.Popen[bytes]) -> None:
     path = output / "rollouts.jsonl"
-    for _ in range(6000):
-        if path.exists() and path.stat().st_size:
-            return
+    while not (path.exists() and path.stat().st_size):
+        assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    pytest.fail("nothing was ever written")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -395,8 +410,8 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(
     echo: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     output, rows = tmp_path / "run", write(tmp_path / "rows.jsonl", "a", "b", "c")
-    with interruptible(echo, output, rows, subprocess.PIPE) as process:
-        wait_for_rollouts(output)
+    with interruptible(echo, output, rows, subprocess.PIPE, most=200) as process:
+        wait_for_rollouts(output, process)
         process.send_signal(number)
         _, error = process.communicate(timeout=60)
     assert process.returncode == code
@@ -443,6 +458,8 @@ def test_report_shows_a_run_and_writes_a_page(recorded_run: Path, tmp_path: Path
     assert 'data-kind="failed"' in page.read_text()
     assert orjson.loads(cli("report", recorded_run, "--json").stdout)["scored"] == 2
     assert cli("report", tmp_path).returncode == 2
+    nan = cli("report", recorded_run, "--pass-threshold", "nan")
+    assert (nan.returncode, "--pass-threshold must be a number" in nan.stderr) == (2, True)
 
 
 def test_reverify_gives_new_verdicts_in_a_new_folder(
@@ -504,3 +521,27 @@ def test_the_environment_of_a_run_need_not_be_named_again(tmp_path: Path) -> Non
     assert cli(*command).returncode == 0
     refused = cli("reverify", several, "-o", tmp_path / "no")
     assert (refused.returncode, "they are of calendar, mcqa" in refused.stderr) == (2, True)
+
+
+def test_a_replay_of_what_was_not_recorded_is_told_as_that(echo: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert cli("collect", echo, "-m", "scripted:gold", "-o", run).returncode == 0
+    done = cli("collect", echo, "-m", f"replay:{run}", "-k", 2, "-o", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    assert "holds no such attempt: number 1 of task" in done.stderr
+    assert "with as many attempts as were recorded" in done.stderr
+    assert "endpoint" not in done.stderr
+    assert "--resume" not in done.stderr
+    assert "attempted again" not in done.stdout
+
+
+def test_many_environments_are_told_in_one_table(tmp_path: Path) -> None:
+    names = ["mcqa", "calendar", "arithmetic_tools", "reasoning_gym"]
+    run, page = tmp_path / "run", tmp_path / "page.html"
+    done = cli("collect", *names, "-m", "scripted:gold", "-n", 8, "-o", run)
+    assert done.returncode == 0, done.stderr
+    assert "4 environments, scripted:gold" in done.stdout
+    assert done.stdout.count("mean over tasks") == 1
+    told = cli("report", run, "--html", page)
+    assert all(name in told.stdout for name in names)
+    assert "<h1>4 environments, scripted:gold</h1>" in page.read_text()

@@ -12,8 +12,8 @@ RUN = """
 import asyncio, os, signal, sys
 from gym_adapters.cli.signals import Stopped, run_until_signal
 
-if sys.argv[1] == "nohup":
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+# Whoever runs this may be run by nohup.
+signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "nohup" else signal.SIG_DFL)
 
 
 async def work():

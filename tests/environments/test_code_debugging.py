@@ -23,7 +23,9 @@ from gym_adapters.sandbox import ProcessSandbox
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[ProcessSandbox]:
-    async with open_episode_resources(CodeDebugging) as opened:
+    # A program has its CPU time; a machine that stands still for a while must not be its fault.
+    config = load_environment("code_debugging").config(["sandbox.wall_time=60"])
+    async with open_episode_resources(CodeDebugging, config) as opened:
         yield opened
 
 

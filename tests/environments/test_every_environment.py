@@ -107,7 +107,9 @@ def examples(entry: EnvironmentEntry, at_most: int = 20) -> list[Task]:
 
 @asynccontextmanager
 async def opened(entry: EnvironmentEntry) -> AsyncIterator[Setup]:
-    config = entry.config()
+    runs_programs = hasattr(entry.config(), "sandbox")
+    # A program has its CPU time; a machine that stands still for a while must not be its fault.
+    config = entry.config(["sandbox.wall_time=60"] if runs_programs else [])
     async with open_episode_resources(entry.environment, config) as resources:
         yield Setup(config, resources)
 
@@ -338,6 +340,18 @@ async def test_verifying_twice_gives_the_same_verdict(name: str) -> None:
                 )
                 again = Reward.of(await episode.environment.verify(transcript))
                 assert again == reward_of(episode)
+                if entry.environment.stateless_verify:
+                    assert await told(entry, task, episode, setup) == reward_of(episode)
+
+
+async def told(entry: EnvironmentEntry, task: Task, episode: Episode, setup: Setup) -> Reward:
+    """The verdict on an episode of an environment in which nothing was run."""
+    other = Episode(entry.environment, task, config=setup.config, resources=setup.resources)
+    async with other:
+        await other.start()
+        assert episode.outcome is not None
+        await other.judge(episode.output, episode.outcome.stop_reason, turns=episode.turns)
+    return reward_of(other)
 
 
 @every_environment

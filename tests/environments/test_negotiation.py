@@ -139,7 +139,7 @@ async def test_a_party_whose_partner_has_gone_hears_that_it_left() -> None:
 
 async def test_a_party_that_makes_no_move_leaves_the_rollout_unscored() -> None:
     for_buyer, _ = paired(patience=0.05)
-    limits = EpisodeLimits(tool_timeout=5)
+    limits = EpisodeLimits(tool_timeout=60)
     async with Episode(Negotiation, task(), resources=for_buyer, limits=limits) as episode:
         await episode.start()
         step = await episode.advance(call("offer", price=1, message=""))

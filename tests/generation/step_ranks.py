@@ -71,7 +71,12 @@ async def rollout(steps: StepLoop, name: str, seed: int) -> str:
     return "done"
 
 
-async def rollouts(steps: StepLoop, rank: int) -> dict[str, int]:
+def mixed(engine: CountingEngine) -> bool:
+    """Whether the last batch holds requests of both ranks."""
+    return len({name[0] for batch in engine.batches[-1:] for name in batch}) == 2
+
+
+async def rollouts(steps: StepLoop, engine: CountingEngine, rank: int) -> dict[str, int]:
     # The ranks end at different times.
     endless = asyncio.create_task(ask(steps, f"{rank}-endless", 10**9))
     tasks = [
@@ -79,7 +84,9 @@ async def rollouts(steps: StepLoop, rank: int) -> dict[str, int]:
         for n in range(12 if rank else 4)
     ]
     bad = asyncio.create_task(ask(steps, f"{rank}-bad", 0))
-    await asyncio.sleep(0.01)
+    # One of each rank goes on until both were in one batch, however late a rank begins.
+    while not endless.done() and not mixed(engine):  # noqa: ASYNC110 - another thread steps
+        await asyncio.sleep(0.001)
     endless.cancel()
     results = await asyncio.gather(*tasks, bad, endless, return_exceptions=True)
     counts: dict[str, int] = {}
@@ -104,7 +111,7 @@ def main(rank: str, rendezvous: str, output: str, fails_at: str) -> None:
     found: dict[str, Any] = {}
 
     def work() -> None:
-        found["counts"] = asyncio.run(rollouts(steps, int(rank)))
+        found["counts"] = asyncio.run(rollouts(steps, engine, int(rank)))
         over.set()
 
     steps.open()

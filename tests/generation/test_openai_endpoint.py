@@ -346,12 +346,12 @@ async def test_the_pause_that_the_server_asks_for_is_kept(
 
     monkeypatch.setattr(openai_endpoint.asyncio, "sleep", sleep)
     if wait == "date":
-        wait = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+        wait = format_datetime(datetime.now(UTC) + timedelta(seconds=500), usegmt=True)
     async with serving([failing(429, "slow", **{"Retry-After": wait}), said("x")]) as server:
         await turns(server, HI)
     asked = [seconds for seconds in slept if seconds > 0.001]
     assert len(asked) == 1
-    assert asked[0] == 0.2 or 90 < asked[0] <= 100
+    assert asked[0] == 0.2 or 400 < asked[0] <= 500
 
 
 async def test_an_address_that_asks_for_a_pause_sends_conversations_to_another() -> None:
@@ -395,14 +395,15 @@ async def test_a_pause_past_the_deadline_is_not_waited_for() -> None:
             await turns(server, HI)
 
 
-async def test_an_answer_that_does_not_come_is_a_timeout() -> None:
+async def test_an_answer_that_does_not_come_is_a_timeout(leap: Callable[[float], None]) -> None:
     async def hang(request: web.Request, body: Any) -> Answer:
-        await asyncio.sleep(60)
+        leap(300.5)
+        await asyncio.sleep(3600)
         return said("late")
 
     async with serving(hang) as server:
-        with pytest.raises(RolloutTimeout, match=r"no turn within 0\.05 s"):
-            await turns(server, HI, deadline=0.05)
+        with pytest.raises(RolloutTimeout, match=r"no turn within 300\.5 s"):
+            await turns(server, HI, deadline=300.5)
     assert len(server.asked) == 1
 
 
@@ -412,11 +413,9 @@ async def test_cancelling_closes_the_connection() -> None:
 
     async def hang(request: web.Request, body: Any) -> Answer:
         arrived.set()
-        for _ in range(10_000):
-            if request.transport is None or request.transport.is_closing():
-                closed.set()
-                break
+        while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
+        closed.set()
         return said("late")
 
     async with serving(hang) as server, OpenAIEndpoint("m", server.url) as endpoint:
@@ -426,7 +425,7 @@ async def test_cancelling_closes_the_connection() -> None:
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
-        await asyncio.wait_for(closed.wait(), 10)
+        await asyncio.wait_for(closed.wait(), 60)
 
 
 @pytest.mark.parametrize(

@@ -139,9 +139,7 @@ def test_after_an_update_every_turn_is_the_new_weights_and_carries_their_version
 
 
 def test_a_turn_that_is_being_sampled_survives_an_update(found: dict[str, Any]) -> None:
-    update = found["asynchronous"]["update"]
-    assert update["flew"]
-    assert update["flown"] == [450, 0]
+    assert found["asynchronous"]["update"]["flown"] == [450, 0]
 
 
 def test_weights_of_another_model_are_refused_and_nothing_changes(found: dict[str, Any]) -> None:

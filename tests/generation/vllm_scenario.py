@@ -318,7 +318,7 @@ async def cancelled(generator: TokenGenerator) -> None:
 
 async def drained(engine: Any) -> int:
     """Requests in the engine, once aborts that are on their way have arrived."""
-    for _ in range(100):
+    for _ in range(1200):
         left = int(engine.get_num_unfinished_requests())
         if not left:
             return 0
@@ -326,15 +326,31 @@ async def drained(engine: Any) -> int:
     return left
 
 
+async def fly(generator: VLLMGenerator) -> Generation:
+    long = SamplingParams(max_tokens=450, extras={"ignore_eos": True})
+    return await generator.generate([65], long, request_id="flying")
+
+
 async def updated(generator: VLLMGenerator, reference: Reference) -> dict[str, Any]:
     before = [list(each.token_ids) for each in await turns(generator, GREEDY, "before")]
     changed = shaken(reference.model)
-    long = SamplingParams(max_tokens=450, extras={"ignore_eos": True})
-    flying = asyncio.create_task(generator.generate([65], long, request_id="flying"))
-    await asyncio.sleep(0.1)
-    version = await generator.update_weights(changed)
-    found: dict[str, Any] = {"version": version, "flew": not flying.done()}
-    flown = await flying
+    flights: list[asyncio.Task[Generation]] = []
+    pause = generator.engine.pause_generation
+
+    async def pause_in_flight(**how: Any) -> None:
+        """Begin a turn, and pause before it ends: a busy machine may need several turns for it."""
+        while not flights or flights[-1].done():
+            flights.append(asyncio.create_task(fly(generator)))
+            while not generator.running and not flights[-1].done():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.001)
+            await pause(**how)
+            if flights[-1].done():
+                await generator.engine.resume_generation()
+
+    generator.engine.pause_generation = pause_in_flight
+    found: dict[str, Any] = {"version": await generator.update_weights(changed)}
+    generator.engine.pause_generation = pause
+    flown = await flights[-1]
     found["flown"] = [len(flown.token_ids), flown.weights_version]
     reference.model.load_state_dict(changed)
     after = await turns(generator, GREEDY, "after")

@@ -44,3 +44,7 @@ def test_the_normal_limit_takes_over_without_a_jump() -> None:
     assert above is not None
     assert below.low == pytest.approx(above.low, abs=0.004)
     assert below.high == pytest.approx(above.high, abs=0.004)
+
+
+def test_rewards_near_the_end_of_what_a_float_holds_break_nothing() -> None:
+    assert mean_interval([1.7e308, -1.7e308, 1.7e308]) is None

@@ -176,6 +176,7 @@ async def test_identical_rows_go_on_counting_attempts() -> None:
     assert len(rollouts) == 8
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_a_thousand_concurrent_episodes_leave_nothing_open() -> None:
     model = ScriptedChatModel(["x"], delay=0.5)
     rollouts = await collected(SayNumber, tasks(1000), model, concurrency=1000)
@@ -207,6 +208,7 @@ async def test_a_burst_of_starts_does_not_hold_up_the_loop() -> None:
     assert max(started.values()) <= STARTS_IN_A_PASS
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_no_more_than_concurrency_episodes_are_open() -> None:
     model = ScriptedChatModel(["x"], delay=0.001)
     await collected(SayNumber, tasks(100), model, concurrency=7)
@@ -280,9 +282,7 @@ async def test_a_forgotten_iterator_closes_every_episode() -> None:
     await anext(rollouts)
     del rollouts
     gc.collect()
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert Opened.now == 0
+    await until(lambda: Opened.now == 0)
 
 
 @pytest.mark.parametrize(
@@ -463,6 +463,7 @@ class Slow:
         await asyncio.Event().wait()
 
 
+@pytest.mark.usefixtures("virtual_time")
 @pytest.mark.parametrize("concurrency", [4, 2])
 async def test_a_group_is_judged_without_what_misses_its_deadline(concurrency: int) -> None:
     rollouts = await collected(
@@ -576,3 +577,38 @@ def test_an_agent_that_can_not_drive_the_environment_is_refused_before_anything_
     agent = RemoteAgent(cast("AgentGateway", None), command=["my-agent"])
     with pytest.raises(Unsupported, match="blackjack replies to messages"):
         collect("blackjack", [], "scripted:gold", agent=agent)
+
+
+def test_a_loop_that_ends_under_an_iterator_closes_it_and_complains_about_nothing() -> None:
+    held: list[object] = []
+    complaints: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        rollouts = collect(SayNumber, tasks(50), "scripted:gold", concurrency=10)
+        held.append(rollouts)
+        await anext(rollouts)
+
+    asyncio.run(main())
+    assert complaints == []
+    assert Opened.now == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"environment": 42}, "not a int"),
+        ({"tasks": None}, "not a NoneType"),
+        ({"tasks": "rows.jsonl"}, r"not a str.*read_tasks\(path\)"),
+        ({"tasks": task(0)}, "not a NumberTask"),
+        ({"model": 42}, "a model is a spec such as 'scripted:gold'.*not a int"),
+    ],
+)
+async def test_what_is_no_environment_tasks_or_model_is_told(
+    wrong: dict[str, Any], said: str
+) -> None:
+    given = {"environment": SayNumber, "tasks": tasks(1), "model": "scripted:gold", **wrong}
+    with pytest.raises(InvalidConfig, match=said):
+        async for _ in collect(**given):
+            pass

@@ -100,13 +100,13 @@ def test_commands_run_as_written(folder: Path, endpoint: str) -> None:
         assert program == "gym-adapters"
         run([sys.executable, "-m", "gym_adapters.cli", *arguments], folder)
     assert (folder / "report.html").stat().st_size > 10_000
-    counts = {
-        name: (folder / name / "rollouts.jsonl").read_bytes().count(b"\n")
-        for name in ("run", "ray_run", "rescored", "rescored_nemo_gym")
-    }
-    rows = (folder / "rows.jsonl").read_bytes().count(b"\n")
-    assert counts["run"] == counts["rescored"] == 8 * rows
-    assert counts["ray_run"] == counts["rescored_nemo_gym"] == rows
+
+    def lines_of(name: str) -> int:
+        return (folder / name).read_bytes().count(b"\n")
+
+    rows = lines_of("rows.jsonl")
+    assert lines_of("run/rollouts.jsonl") == lines_of("rescored/rollouts.jsonl") == 8 * rows
+    assert lines_of("ray_run/rollouts.jsonl") == lines_of("rescored.jsonl") == rows
 
 
 def test_code_runs_as_written(folder: Path) -> None:

@@ -21,19 +21,21 @@ import orjson
 import pytest
 from aiohttp import web
 
-from gym_adapters import Environment, Task, Transcript, tool
+from gym_adapters import Environment, Rollout, Task, Transcript, tool
 from gym_adapters.agents.tool_agent import AgentLimits
 from gym_adapters.episode import EpisodeLimits
 from gym_adapters.errors import ToolInfrastructureError
 from gym_adapters.generation import openai_endpoint
 from gym_adapters.items import Item, assistant_message, function_call
 from gym_adapters.registry import EnvironmentEntry
-from gym_adapters.rollouts import read_rollouts
+from gym_adapters.rollouts import RolloutMetrics, read_rollouts
 from gym_adapters.rollouts.append_file import AppendFile
 from gym_adapters.rollouts.run import RunSettings, run
 from gym_adapters.rollouts.run_folder import OnExisting
 
 COUNT = 12
+# So long that no busy machine needs it: where it is to pass, the clock leaps.
+TURN = 300.0
 Handler = Callable[[web.Request, int], Awaitable[web.StreamResponse]]
 
 
@@ -79,9 +81,32 @@ def settings(model: str, output: Path, fault: str = "") -> RunSettings:
         tasks=tasks,
         output=output,
         retries=0,
+        # The other tools never wait, and what never waits has no time limit.
         episode_limits=EpisodeLimits(tool_timeout=0.2),
-        agent_limits=AgentLimits(turn_timeout=2.0),
+        agent_limits=AgentLimits(turn_timeout=TURN),
     )
+
+
+class LeapsAtTheEnd:
+    """Lets time pass once every rollout has finished or hangs."""
+
+    def __init__(self, leap: Callable[[float], None]) -> None:
+        self._leap, self._left = leap, COUNT
+
+    async def hangs(self, request: web.Request, asked: int) -> web.StreamResponse:
+        self._one_less()
+        return await hangs(request, asked)
+
+    def began(self, recorded: RolloutMetrics, skipped: int) -> None:
+        pass
+
+    def finished(self, rollout: Rollout) -> None:
+        self._one_less()
+
+    def _one_less(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._leap(TURN)
 
 
 def keys(output: Path) -> Counter[tuple[str, int]]:
@@ -202,11 +227,17 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 async def test_an_endpoint_at_fault_costs_its_own_rollouts_alone(
-    handler: Handler, boundary: str, from_request: int, tmp_path: Path
+    handler: Handler,
+    boundary: str,
+    from_request: int,
+    tmp_path: Path,
+    leap: Callable[[float], None],
 ) -> None:
     output = tmp_path / "run"
-    async with faulty(handler, from_request=from_request) as spec:
-        metrics = await run(settings(spec, output))
+    observer = LeapsAtTheEnd(leap) if handler is hangs else None
+    at_fault = handler if observer is None else observer.hangs
+    async with faulty(at_fault, from_request=from_request) as spec:
+        metrics = await run(settings(spec, output), observer)
         assert metrics.failures == {boundary: COUNT // 3}
         check_failed(output, boundary)
     async with faulty(handler, times=0) as healthy:
@@ -278,6 +309,29 @@ async def test_a_disk_that_fills_while_attempts_fail_loses_none_of_what_was_told
 
 # Signals.
 
+# The command, whose model falls silent once a file has so many lines: a test that looks late
+# must find the run under way.
+HELD = """
+import sys
+from pathlib import Path
+from gym_adapters.cli import main
+from gym_adapters.testing import model_sources
+
+path, most = Path(sys.argv.pop(1)), int(sys.argv.pop(1))
+gold = model_sources.gold_model
+
+
+def held(environment, task, *, delay):
+    def seconds(call):
+        there = path.read_bytes().count(b"\\n") if path.exists() else 0
+        return delay if there < most else 3600.0
+
+    return gold(environment, task, delay=seconds)
+
+
+model_sources.gold_model = held
+main()
+"""
 FIVE = ["mcqa=2", "calendar", "example_single_tool_call", "instruction_following", "blackjack"]
 ROLLOUTS = 240
 
@@ -292,23 +346,26 @@ def test_five_environments_killed_three_times_and_interrupted_end_with_every_rol
 ) -> None:
     pytest.importorskip("typer", reason="needs the extra cli")
     output = tmp_path / "run"
-    command = [sys.executable, "-m", "gym_adapters.cli", "collect", *FIVE]
+    path = output / "rollouts.jsonl"
+    command = ["collect", *FIVE]
     command += ["-m", "scripted:gold@0.05", "-n", str(ROLLOUTS // 2), "-k", "2", "-c", "8"]
     command += ["-o", str(output), "--resume"]
     rng = random.Random(7)
     written = 0
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
         enough = written + rng.randint(5, 35)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            while process.poll() is None and lines_of(output / "rollouts.jsonl") < enough:
+        held = [sys.executable, "-c", HELD, str(path), str(enough + 5), *command]
+        with subprocess.Popen(held, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            while process.poll() is None and lines_of(path) < enough:
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.05))
             process.send_signal(number)
             _, err = process.communicate()
         assert process.returncode == (130 if number == signal.SIGINT else -number), err
-        before, written = written, lines_of(output / "rollouts.jsonl")
+        before, written = written, lines_of(path)
         assert before < written < ROLLOUTS
-    done = subprocess.run([*command, "--json"], capture_output=True, check=False)
+    whole = [sys.executable, "-m", "gym_adapters.cli", *command, "--json"]
+    done = subprocess.run(whole, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(keys(output).values()) == [1] * ROLLOUTS
     metrics = orjson.loads((output / "metrics.json").read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +97,15 @@ def test_secrets_are_not_written_down(value: object, kept: object) -> None:
     assert without_secrets(value) == kept
 
 
-def test_git_state_tells_commit_and_changes(tmp_path: Path) -> None:
+def test_git_state_tells_commit_and_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not what a hook of git, or the settings of whoever runs this, say of another repository.
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git_state(tmp_path) is None
     assert git_state(tmp_path / "absent") is None
 
@@ -114,3 +123,12 @@ def test_git_state_tells_commit_and_changes(tmp_path: Path) -> None:
     assert git_state(tmp_path) == {"commit": git("rev-parse", "HEAD"), "modified": False}
     (tmp_path / "file").write_text("b")
     assert git_state(tmp_path) == {"commit": git("rev-parse", "HEAD"), "modified": True}
+
+
+def test_of_other_environments_nothing_more_is_told() -> None:
+    other = replace(MANIFEST, environment="mcqa", environment_version="2", limits={"max_turns": 1})
+    with pytest.raises(InvalidConfig) as caught:
+        other.check_resumable_from(MANIFEST, Path("run"))
+    assert "made differently: environment was 'counter', and is 'mcqa' now. Fix" in str(
+        caught.value
+    )

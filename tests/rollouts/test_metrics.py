@@ -164,8 +164,10 @@ def test_truncation_time_and_turns() -> None:
     assert metrics.model_share == pytest.approx(0.25)
 
 
-def test_the_default_ks_are_powers_of_two_up_to_the_most_attempts() -> None:
+def test_the_default_ks_are_powers_of_two_and_the_most_attempts() -> None:
     metrics = gathered(*[rollout("a", 1.0)] * 6, rollout("b", 0.0)).metrics()
+    assert [each.k for each in metrics.pass_at_k] == [1, 2, 4, 6]
+    metrics = gathered(*[rollout("a", 1.0)] * 4).metrics()
     assert [each.k for each in metrics.pass_at_k] == [1, 2, 4]
     assert [each.k for each in gathered(rollout("a", 1.0)).metrics(ks=[3]).pass_at_k] == [3]
 

@@ -57,7 +57,7 @@ class Judged(Environment[Task]):
     async def verify(self, transcript: Transcript) -> float:
         answer = transcript.final_text
         request = JudgeRequest((user_message(f"is it yes: {answer}"),), "yes", answer)
-        return float((await ask_equivalence(self.resources, request, Labels(), timeout=5)).equal)
+        return float((await ask_equivalence(self.resources, request, Labels(), timeout=60)).equal)
 
     @classmethod
     def gold_turns(cls, task: Task) -> Sequence[Sequence[Item]]:

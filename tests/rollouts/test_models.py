@@ -38,6 +38,8 @@ def test_an_unknown_scheme_lists_all_there_are() -> None:
     [
         ("scripted:silver", "scripted:gold"),
         ("scripted:gold@soon", "'soon' is not a number of seconds"),
+        ("scripted:gold@nan", "'nan' is not a number of seconds"),
+        ("scripted:gold@-1", "'-1' is not a number of seconds"),
         ("transformers:", "transformers:PATH"),
         ("tiny:large", "takes no argument"),
     ],

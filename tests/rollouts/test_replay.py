@@ -183,6 +183,39 @@ async def test_tools_that_answer_otherwise_leave_no_verdict() -> None:
     assert "differs from the record at item 1" in again.outcome.failure.message
 
 
+class Search(Environment[Task]):
+    """Look something up in a world that changes; the reward is 1 for an answer that was found."""
+
+    stateless_verify = True
+    searches = 0
+
+    @tool
+    async def search(self) -> int:
+        """Search."""
+        type(self).searches += 1
+        return self.searches
+
+    async def verify(self, transcript: Transcript) -> float:
+        found = {call.output for call in transcript.tool_calls}
+        return float(transcript.final_text in found and not transcript.truncated)
+
+
+async def test_where_the_verdict_needs_the_transcript_alone_nothing_is_run() -> None:
+    Search.searches = 0
+    search = [function_call("search", "{}", "a")]
+    right = await recorded([search, "1"], Search)
+    cut = await recorded([search] * 2, Search, episode_limits=EpisodeLimits(max_turns=1))
+    assert Search.searches == 2
+    again = [await reverified(Search, each) for each in (right, cut)]
+    assert again == [right, cut]
+    assert [each.reward for each in again] == [1.0, 0.0]
+    assert again[1].outcome.stop_reason is StopReason.MAX_TURNS
+    assert Search.searches == 2
+    other = await reverified(Search, replace(right, prompt=[user_message("other")]))
+    assert other.outcome.failure is not None
+    assert "at the prompt" in other.outcome.failure.message
+
+
 async def test_another_prompt_leaves_no_verdict() -> None:
     rollout = replace(await recorded(["end"]), prompt=[user_message("other")])
     again = await reverified(Counter, rollout)

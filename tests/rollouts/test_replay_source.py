@@ -72,3 +72,20 @@ async def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path.write_text('{"question": 1}\n')
     with pytest.raises(InvalidRow, match=r"rows\.jsonl:1"):
         await collected(f"replay:{path}")
+
+
+async def test_what_was_not_recorded_is_asked_for_once(tmp_path: Path) -> None:
+    path = written(tmp_path / "rollouts.jsonl", await collected("scripted:gold", 1))
+    retried: list[Rollout] = []
+    entry = load_environment("example_single_tool_call")
+    tasks = entry.environment.generate_tasks(1, seed=0)
+    model = f"replay:{path}"
+    again = collect(
+        entry, tasks, model, num_repeats=2, retries=3, retry_pause=60.0, on_retry=retried.append
+    )
+    after = sorted([each async for each in again], key=lambda each: each.rollout_index)
+    assert [each.reward for each in after] == [1.0, None]
+    assert retried == []
+    failure = after[1].outcome.failure
+    assert failure is not None
+    assert failure.message.endswith(f"number 1 of task {after[1].task_id}")

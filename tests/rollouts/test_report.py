@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given, strategies as st
 
 from gym_adapters import ModelError, Outcome, Reward, Rollout, StopReason
 from gym_adapters.generation.constrained import CONSTRAINED_LOGPROBS
@@ -22,8 +23,14 @@ from gym_adapters.items import (
     reasoning,
     user_message,
 )
+from gym_adapters.rollout import Provenance
 from gym_adapters.rollouts import RolloutMetrics
-from gym_adapters.rollouts.report import LONGEST_TEXT, RolloutSample, html_report
+from gym_adapters.rollouts.report import (
+    LARGEST_IMAGE,
+    LONGEST_TEXT,
+    RolloutSample,
+    html_report,
+)
 from gym_adapters.rollouts.report_charts import (
     RewardGrid,
     heat_map,
@@ -121,8 +128,7 @@ def test_charts_show_every_reward_and_every_attempt() -> None:
     cells = heat_map(grid)
     assert cells.count("<rect") == 4
     assert "a, attempt 1: 0<" in cells
-    assert "b, attempt 3: no reward<" not in cells  # it is the task's second attempt
-    assert "b, attempt 1: no reward<" in cells
+    assert "b, attempt 3: no reward<" in cells  # as the rollout itself is numbered
     told = metrics.metrics()
     curve = pass_curve(told.pass_at_k, told.majority_at_k)
     assert "pass@1: 0.2500" in curve
@@ -133,7 +139,9 @@ def test_charts_show_every_reward_and_every_attempt() -> None:
 def test_a_wide_range_of_rewards_is_put_into_bins_that_hold_all() -> None:
     bars = reward_histogram([number / 7 for number in range(-50, 51)])
     counts = [int(each) for each in re.findall(r"<title>(\d+) rollouts", bars)]
-    assert (len(counts), sum(counts)) == (20, 101)
+    assert (len(counts), sum(counts)) == (16, 101)
+    assert "1 rollouts from -8 to -7<" in bars
+    assert "7 rollouts from 0 to 1<" in bars
 
 
 def test_many_tasks_are_thinned_out_and_said_to_be() -> None:
@@ -187,11 +195,12 @@ def browser() -> str:
     pytest.skip(f"there is no browser here: none of {', '.join(BROWSERS)}")
 
 
-def seen(browser: str, folder: Path, text: str, search: str = "") -> str:
+def seen(browser: str, folder: Path, text: str, search: str = "", width: int = 1000) -> str:
     """What the page has become after its scripts ran, or did not."""
     path = folder / "page.html"
     path.write_text(text)
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'user'}"]
+    options.append(f"--window-size={width},900")
     command = [browser, *options, "--virtual-time-budget=3000", "--dump-dom"]
     done = subprocess.run(
         [*command, f"{path.as_uri()}{search}"], capture_output=True, timeout=100, check=False
@@ -270,3 +279,133 @@ def test_a_run_under_constraints_says_how_far_it_is_off_policy() -> None:
 
     assert "off-policy: 1 of 1 tokens were sampled under a constraint" in page
     assert "2.000 nats" in page
+
+
+MEASURE = (
+    "<script>document.querySelectorAll('details').forEach((each) => { each.open = true; });"
+    "document.documentElement.dataset.width = document.documentElement.scrollWidth</script>"
+)
+
+
+def test_no_name_or_number_makes_the_page_wider_than_a_narrow_window(
+    browser: str, tmp_path: Path
+) -> None:
+    made = [rollout(0, 1e300, "x" * 300), rollout(1, -1e300, "\u202e\u05e9\u05dc" * 90)]
+    made.append(rollout(2, None, "z" * 300))
+    names = [f"{'an_environment_with_a_name_that_is_long' * 3}_{number}" for number in range(5)]
+    metrics, sample = RolloutMetrics(1.0, dict.fromkeys(names, 1.0)), RolloutSample()
+    for each in made:
+        metrics.add(each)
+        sample.add(each)
+    page = html_report("m" * 300, [("model", "m" * 300)], metrics.metrics(), sample)
+    bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    shown = seen(browser, tmp_path, bare.replace("</main>", f"{MEASURE}</main>"), width=500)
+    (width,) = re.findall(r'<html[^>]* data-width="(\d+)"', shown[:500])
+    assert int(width) <= 500
+
+
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+
+
+def test_pictures_of_a_message_are_shown_and_none_is_fetched() -> None:
+    def part(url: str) -> dict[str, str]:
+        return {"type": "input_image", "image_url": url}
+
+    urls = [PICTURE, "https://example.org/a.png", "data:text/html,<script>", f"{PICTURE}' onload="]
+    urls.append("data:image/png;base64," + "A" * (LARGEST_IMAGE + 1))
+    message = user_message("look")
+    message["content"] = [{"type": "input_text", "text": "look"}, *map(part, urls)]  # type: ignore[list-item]
+    metrics, sample = RolloutMetrics(), RolloutSample()
+    made = replace(rollout(0, 1.0), prompt=[message])
+    metrics.add(made)
+    sample.add(made)
+    page = html_report("run", [], metrics.metrics(), sample)
+    assert re.findall(r'<img [^>]*src="([^"]*)"', page) == [PICTURE]
+    assert "img-src data:;" in page
+    assert "image: https://example.org/a.png" in page
+    assert "data:text/html,&lt;script&gt;" in page
+    assert "an image of 300 kB" in page
+
+
+def test_a_component_is_told_from_a_note_and_a_metric_of_the_same_name() -> None:
+    made = rollout(0, 1.0)
+    reward = Reward(1.0, {"pass@1": 0.25}, {"pass@1": "noted"})
+    made = replace(made, outcome=Outcome.scored(reward, StopReason.ANSWERED))
+    metrics, sample = RolloutMetrics(), RolloutSample()
+    metrics.add(made)
+    sample.add(made)
+    page = html_report("run", [], metrics.metrics(), sample)
+    # Space before a name is kept by the page's style.
+    assert "<th>  pass@1</th><td>0.2500</td>" in page
+    assert "<th>pass@1</th><td>1.0000</td>" in page
+    parts, notes = page.split("reward components</p>")[1].split("verdict</p>")
+    assert "<th>pass@1</th><td>0.25</td>" in parts
+    assert "<th>pass@1</th><td>noted</td>" in notes
+
+
+def test_many_environments_have_a_row_each() -> None:
+    names = [f"env{number}" for number in range(50)]
+    metrics, sample = RolloutMetrics(1.0, dict.fromkeys(names, 1.0)), RolloutSample()
+    for number, name in enumerate(names):
+        made = replace(rollout(number, number / 100), provenance=Provenance(environment=name))
+        metrics.add(made)
+        sample.add(made)
+    page = html_report("run", [], metrics.metrics(), sample)
+    assert "<tr><td>env7</td><td>1</td><td>1</td><td>0</td><td>0.0700</td>" in page
+    assert page.count('<details class="part">') == 50
+
+
+def test_a_map_of_more_attempts_than_tasks_runs_along_them_and_says_what_it_leaves_out() -> None:
+    grid = RewardGrid()
+    for number in range(100):
+        grid.add(replace(rollout(number, 1.0), task_id="t"))
+    cells = heat_map(grid)
+    assert cells.count("<rect") == 64
+    assert '<svg width="896" height="14"' in cells
+    assert "a row for each task" in cells
+    assert "Of up to 100 attempts, the first 64 are shown." in cells
+
+
+@given(
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=60),
+    st.sampled_from([1.0, 1e-9, 1e-300]),
+)
+def test_every_reward_is_in_one_bar_and_drawn(rewards: list[float], scale: float) -> None:
+    rewards = [reward * scale for reward in rewards]
+    counts = re.findall(r"<title>([\d,]+) rollouts (?:with|from) ", reward_histogram(rewards))
+    assert sum(int(each.replace(",", "")) for each in counts) == len(rewards)
+    assert len(counts) <= 21
+    grid, metrics, sample = RewardGrid(), RolloutMetrics(), RolloutSample(1)
+    for number, reward in enumerate(rewards):
+        made = rollout(number, reward)
+        grid.add(made)
+        metrics.add(made)
+        sample.add(made)
+    assert heat_map(grid).count("<rect") == min(len(rewards), 300)
+    # No number fills the page.
+    page = html_report("run", [], metrics.metrics(), sample)
+    assert re.search(r"\d{30}", page) is None
+
+
+def test_rewards_that_differ_little_have_labels_that_differ() -> None:
+    bars = reward_histogram([1 + number * 1e-8 for number in range(40)])
+    labels = re.findall(r'class="mid">([^<]*)<', bars)
+    assert len(set(labels)) == len(labels) > 2
+
+
+def test_text_runs_as_its_script_does_and_json_from_the_left() -> None:
+    page = html_report("run", [], RolloutMetrics().metrics(), sample_of(rollout(0, 1.0, "\u05e9")))
+    directions = re.findall(r'<div class="item (\w+)">.*?<pre dir="(\w+)">', page)
+    assert directions == [
+        ("other", "auto"),
+        ("thinks", "auto"),
+        ("call", "ltr"),
+        ("result", "ltr"),
+        ("assistant", "auto"),
+    ]
+
+
+def sample_of(rollout: Rollout) -> RolloutSample:
+    sample = RolloutSample()
+    sample.add(rollout)
+    return sample

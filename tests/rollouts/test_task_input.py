@@ -93,3 +93,17 @@ def test_counting_finds_a_bad_row_before_anything_runs(
     path = write(tmp_path / "rows.jsonl", row("a"), {"responses_create_params": {"input": "b"}})
     with pytest.raises(InvalidRow, match=r"rows\.jsonl:2: field 'word'"):
         TaskInput(entry, path).count()
+
+
+def test_what_is_no_file_of_rows_is_told_from_one_that_is_absent(
+    entry: EnvironmentEntry, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidConfig, match=r"is a folder, not a file of rows.*one JSON object"):
+        TaskInput(entry, path=tmp_path)
+    for name in ("rows.jsonl.gz", "rows.parquet"):
+        path = tmp_path / name
+        path.write_bytes(b"\x1f\x8b")
+        with pytest.raises(InvalidConfig, match=f"rows are not read from {path.suffix} files"):
+            TaskInput(entry, path=path)
+    with pytest.raises(InvalidConfig, match=r"there is no file .*absent\.jsonl"):
+        TaskInput(entry, path=tmp_path / "absent.jsonl")

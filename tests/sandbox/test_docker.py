@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -51,8 +53,9 @@ class FakeDocker:
 
     def __init__(self, folder: Path) -> None:
         self.path, self._calls = folder / "docker", folder / "calls.jsonl"
+        self._started = folder / "started"
         source = FAKE.format(
-            python=sys.executable, calls=str(self._calls), started=str(folder / "started")
+            python=sys.executable, calls=str(self._calls), started=str(self._started)
         )
         self.path.write_text(source, encoding="utf-8")
         self.path.chmod(0o755)
@@ -61,6 +64,20 @@ class FakeDocker:
     def calls(self) -> list[tuple[list[str], dict[str, str]]]:
         lines = self._calls.read_bytes().splitlines()
         return [(words, environment) for words, environment in map(orjson.loads, lines)]
+
+    def process(self, name: str) -> int:
+        """What runs in a container."""
+        return int(self._started.with_name(f"started.{name}").read_text())
+
+    @property
+    def can_kill(self) -> bool:
+        """Whether it knows of a container what a kill needs."""
+        return any(self._started.parent.glob("started.gym-adapters-*"))
+
+    @property
+    def killed(self) -> list[list[str]]:
+        """What was said to end containers."""
+        return [words for words, _ in self.calls if words[0] == "kill"]
 
     @property
     def words(self) -> list[str]:
@@ -107,7 +124,7 @@ async def test_the_command_runs_in_its_folder_and_what_it_says_comes_back(
 async def test_a_container_is_told_of_no_network_no_rights_and_every_limit(
     docker: FakeDocker, folder: Path
 ) -> None:
-    limits = {"processes": 7, "memory": 1 << 28, "file_size": 5000, "cpu_time": 2.5}
+    limits: dict[str, Any] = {"processes": 7, "memory": 1 << 28, "file_size": 5000, "cpu_time": 2.5}
     await opened(docker, **limits).run(["true"], folder=folder)
     assert docker.options("--network") == ["none"]
     assert docker.options("--cap-drop") == ["ALL"]
@@ -155,38 +172,84 @@ async def test_the_container_sees_only_the_variables_it_is_given(
     assert "SECRET_TOKEN" not in client
 
 
+WALL = 300.0
+# It tells that it runs, and sleeps until it is killed.
+SLEEP = ["sh", "-c", "echo > new; mv new begun; exec sleep 600"]
+# What has read something has been started, and its time limit runs.
+READ_AND_SLEEP = ["sh", "-c", "read go; echo > new; mv new begun; exec sleep 600"]
+
+
+async def begun(docker: FakeDocker, folder: Path) -> None:
+    while not (folder / "begun").exists() or not docker.can_kill:  # noqa: ASYNC110 - nobody tells of a file
+        await asyncio.sleep(0.02)
+
+
+async def ended(pid: int) -> None:
+    """The kernel may take a moment to bury what was killed."""
+    while alive(pid):  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.02)
+
+
 async def test_a_container_past_its_time_is_killed_by_its_name(
-    docker: FakeDocker, folder: Path
+    docker: FakeDocker, folder: Path, leap: Callable[[float], None]
 ) -> None:
-    done = await opened(docker, wall_time=5.0).run(
-        ["sh", "-c", "echo $$ > pid; exec sleep 600"], folder=folder
-    )
+    sandbox = opened(docker, wall_time=WALL)
+    running = asyncio.create_task(sandbox.run(READ_AND_SLEEP, folder=folder, stdin="go\n"))
+    await begun(docker, folder)
+    leap(WALL)
+    done = await running
     assert (done.timed_out, done.succeeded) == (True, False)
-    assert docker.calls[-1][0] == ["kill", docker.options("--name")[0]]
-    assert not alive(int((folder / "pid").read_text()))
+    (name,) = docker.options("--name")
+    assert docker.killed == [["kill", name]]
+    await ended(docker.process(name))
 
 
 async def test_a_cancelled_call_kills_its_container(docker: FakeDocker, folder: Path) -> None:
-    pid = folder / "pid"
-    command = ["sh", "-c", "echo $$ > new; mv new pid; exec sleep 600"]
-    running = asyncio.create_task(opened(docker).run(command, folder=folder))
-    async with asyncio.timeout(60):
-        while not pid.exists():  # noqa: ASYNC110 - nobody tells of a file
-            await asyncio.sleep(0.02)
+    running = asyncio.create_task(opened(docker).run(READ_AND_SLEEP, folder=folder, stdin="go\n"))
+    await begun(docker, folder)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert docker.calls[-1][0][0] == "kill"
-    assert not alive(int(pid.read_text()))
+    (name,) = docker.options("--name")
+    assert docker.killed == [["kill", name]]
+    await ended(docker.process(name))
+
+
+async def test_a_call_that_is_cancelled_while_it_starts_leaves_no_container(
+    docker: FakeDocker, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, is_there = asyncio.create_subprocess_exec, asyncio.Event()
+
+    async def start_slowly(*words: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await start(*words, **options)
+        is_there.set()
+        try:
+            if "run" in words:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            # As asyncio does to what it was starting.
+            process._transport.close()  # type: ignore[attr-defined]
+            raise
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_slowly)
+    running = asyncio.create_task(opened(docker).run(SLEEP, folder=folder))
+    await is_there.wait()
+    await begun(docker, folder)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    (name,) = docker.options("--name")
+    assert docker.killed == [["kill", name]]
+    await ended(docker.process(name))
 
 
 def alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and is not yet reaped does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 async def test_each_command_has_a_container_of_its_own_name(

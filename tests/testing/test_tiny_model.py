@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,19 @@ def test_the_cache_follows_xdg_cache_home(tmp_path: Path, monkeypatch: pytest.Mo
     assert policy.model_path.parent == tmp_path / "gym_adapters" / "tiny_policy"
 
 
+def test_a_home_that_can_not_be_written_is_no_hindrance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.write_text("a file has no folders below it")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    policies = [tiny_policy(size="small") for _ in range(2)]
+    assert [policy.was_cached for policy in policies] == [False, True]
+    assert policies[0].model_path.is_relative_to(tmp_path)
+
+
 def test_nothing_is_left_behind_when_making_it_fails(tmp_path: Path) -> None:
     def stop(step: int, total: int, loss: float) -> None:
         raise KeyboardInterrupt
@@ -141,6 +155,7 @@ def test_nothing_is_left_behind_when_making_it_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.timeout(300)
 def test_two_processes_may_make_it_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from gym_adapters.testing.tiny_model import tiny_policy; "
@@ -152,7 +167,7 @@ def test_two_processes_may_make_it_at_once(tmp_path: Path) -> None:
         )
         for _ in range(2)
     ]
-    paths = [process.communicate(timeout=110)[0].strip() for process in processes]
+    paths = [process.communicate(timeout=280)[0].strip() for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0]
     assert [str(entry) for entry in tmp_path.iterdir()] == [paths[0]] == [paths[1]]

@@ -55,6 +55,7 @@ async def test_what_it_does_not_know_is_refused(server: Any) -> None:
         await server.generate([1], SAMPLING, "r", image_data=["x"])
 
 
+@pytest.mark.timeout(300)
 def test_verl_finds_platform_and_engine_only_where_it_is_told_to() -> None:
     code = (
         "from verl.plugin.platform import get_platform\n"
@@ -67,7 +68,7 @@ def test_verl_finds_platform_and_engine_only_where_it_is_told_to() -> None:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         env={**os.environ, **environment_variables()},
     )
     assert done.returncode == 0, done.stderr[-3000:]

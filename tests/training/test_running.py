@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ import yaml
 from gym_adapters.errors import UsageError
 from gym_adapters.rollouts.run_folder import OnExisting
 from gym_adapters.training import load_recipe
-from gym_adapters.training.running import RunResult, end_groups, recipe_text, run_plan
+from gym_adapters.training.running import RunResult, recipe_text, run_plan
+from gym_adapters.training.step_processes import end_groups
 from gym_adapters.training.steps import Plan, RunPaths, Step
 
 Planned = Callable[..., Plan]
@@ -273,6 +275,23 @@ async def test_a_server_that_dies_ends_the_training_that_waits_for_it(planned: P
     assert result.status == "failed"
     assert result.failed is not None
     assert (result.failed.name, result.failed.exit_code) == ("vLLM server", 1)
+    assert result.failed.cause == "MemoryError: no room"
+
+
+async def test_what_a_server_said_before_the_training_began_is_the_cause_too(
+    planned: Planned,
+) -> None:
+    plan = planned(
+        python("vLLM server", "raise MemoryError('no room')", background=True),
+        python("training", "import time; time.sleep(600)"),
+    )
+
+    def began(step: Step) -> None:
+        while step.name == "training" and b"no room" not in plan.paths.log.read_bytes():
+            time.sleep(0.01)
+
+    result = await run_plan(plan, show=lambda _: None, began=began)
+    assert result.failed is not None
     assert result.failed.cause == "MemoryError: no room"
 
 

@@ -21,7 +21,7 @@ DOUBLE = "print(int(input()) * 2)"
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[ProcessSandbox]:
-    async with open_process_sandbox(limits=SandboxLimits(wall_time=5)) as opened:
+    async with open_process_sandbox(limits=SandboxLimits(wall_time=60)) as opened:
         yield opened
 
 

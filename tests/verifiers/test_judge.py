@@ -30,7 +30,7 @@ from gym_adapters.verifiers.judge import (
 REQUEST = JudgeRequest((user_message("same?"),), "Lima", "lima", "capital of Peru?")
 
 
-async def asked(judge: Judge, timeout: float = 5.0) -> bool:
+async def asked(judge: Judge, timeout: float = 60.0) -> bool:
     return (await ask_equivalence(judge, REQUEST, Labels(), timeout=timeout)).equal
 
 
@@ -158,7 +158,7 @@ def test_answers_are_compared_without_case_space_and_box(text: str, normal: str)
 async def test_the_exact_judge_compares_texts() -> None:
     assert await asked(ExactJudge())
     different = JudgeRequest((), "Lima", "Quito")
-    verdict = await ask_equivalence(ExactJudge(), different, Labels(), timeout=5.0)
+    verdict = await ask_equivalence(ExactJudge(), different, Labels(), timeout=60.0)
     assert not verdict.equal
 
 

@@ -50,6 +50,20 @@ class Fragile(Graded):
         return await super().verify(transcript)
 
 
+class AsksBack(Graded):
+    """Answers the first message, so that a rollout has several turns whatever the policy says."""
+
+    name = "asks_back"
+
+    async def start(self) -> None:
+        await super().start()
+        self.asked = False
+
+    async def reply(self, message: str) -> str | None:
+        first, self.asked = not self.asked, True
+        return "sure?" if first else None
+
+
 class Seen:
     """What the worker made, and what the trainer took of it."""
 
@@ -194,7 +208,7 @@ def test_a_template_that_rewrites_history_gives_a_sample_a_segment(
     policy = replace(policy, tokenizer=copy.deepcopy(policy.tokenizer))
     policy.tokenizer.chat_template = shown
     local = LocalPolicy(policy)
-    spec = trl_spec(Graded, tasks=sums, way="async", generator=local)
+    spec = trl_spec(AsksBack, tasks=sums, way="async", generator=local)
     trainer = make_async(
         policy, {**spec.trainer_arguments(), "weight_transfer": local}, max_steps=2
     )

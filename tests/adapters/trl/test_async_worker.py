@@ -135,7 +135,7 @@ def taken(worker: RolloutWorker, count: int) -> list[Any]:
 
 def ended_with(worker: RolloutWorker) -> Exception:
     """What the health check tells once the worker has ended by itself."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         try:
             worker.check_health(60.0)
@@ -243,7 +243,7 @@ def test_it_samples_no_further_ahead_than_can_be_trained_on(make_worker: MakeWor
 
 
 def filled(worker: RolloutWorker, count: int) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while worker.rollout_buffer.qsize() < count and time.monotonic() < until:
         time.sleep(0.01)
     time.sleep(0.2)
@@ -271,7 +271,15 @@ def test_where_batches_are_filled_by_tokens_what_the_trainer_took_tells_how_many
 
 
 def test_no_more_rollouts_run_at_once_than_the_trainer_allows(make_worker: MakeWorker) -> None:
-    script = ScriptedGenerator(lambda *_: ANSWER, delay=0.01)
+    async def once_three_are_there(*_: Any) -> list[int]:
+        async with asyncio.timeout(60):
+            while script.peak_concurrency < 3:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+        # Time for a fourth.
+        await asyncio.sleep(0.01)
+        return ANSWER
+
+    script = ScriptedGenerator(once_three_are_there)
     worker = make_worker(script=script, max_inflight_tasks=3, max_staleness=50)
     worker.start()
     taken(worker, 20)

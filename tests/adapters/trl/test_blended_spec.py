@@ -160,7 +160,8 @@ def test_grpo_trains_on_two_environments_and_logs_each_under_its_name(
         rewards = [[r.reward for r in group] for group in groups]
         expected = [r - sum(group) / 4 for group in rewards for r in group]
         advantages = recorder.batches[step]["advantages"].tolist()
-        assert [a > 0 for a in advantages] == [e > 1e-6 for e in expected]
+        # Those of the mean itself are 0 but for rounding.
+        assert [a > 1e-3 for a in advantages] == [e > 1e-6 for e in expected]
     assert seen == {"graded", "doubled"}
     # One entry a completion, though two functions log.
     assert len(monkey["gym_stop_reason"]) == len(trainer._logs["prompt"]) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -60,6 +61,35 @@ class Lockstep:
         return Generation(ids, [0.0] * len(ids))
 
 
+CALL = (
+    r'<tool_call>\n\{"name": "calculate", "arguments": \{"expression": "[^"\\]*"\}\}\n</tool_call>'
+)
+ANSWER = r"[^<>{}]{1,20}"
+
+
+def speak_well(trainer: Any, tokenizer: Any) -> None:
+    """Have `trainer` sample one call, or none, and then an answer: a number where it is else.
+
+    At a malformed call TRL ends a rollout, and we tell the model. How often a policy writes such
+    is its luck, and not what is compared here.
+    """
+    sampled = trainer._generate_single_turn
+    end = re.escape("<|im_end|>")
+
+    def spoken(prompts: list[list[int]], *arguments: Any, **named: Any) -> Any:
+        turns, logprobs = sampled(prompts, *arguments, **named)
+        assert logprobs is None
+        told = []
+        for prompt, ids in zip(prompts, turns, strict=True):
+            called = "<tool_response>" in tokenizer.decode(prompt)
+            said = ANSWER if called else f"({CALL}|{ANSWER})"
+            well = re.fullmatch(said + end, tokenizer.decode(ids)) is not None
+            told.append(ids if well else tokenizer.encode(f"{sum(ids) % 97}<|im_end|>"))
+        return told, logprobs
+
+    trainer._generate_single_turn = spoken
+
+
 def test_both_loops_give_the_same_training_batches_and_reward_curve(
     make_trainer: Any, policy: TinyPolicy, sums: list[Task], record: Any
 ) -> None:
@@ -73,8 +103,8 @@ def test_both_loops_give_the_same_training_batches_and_reward_curve(
     theirs = trl_spec(Graded, tasks=sums, way="environment_factory")
     curves, batches = [], []
     for spec in (ours, theirs):
-        # Cool enough that no call is malformed: TRL ends a rollout there, and we tell the model.
-        trainer = make_trainer(policy, spec.trainer_arguments(), temperature=0.3, max_steps=5)
+        trainer = make_trainer(policy, spec.trainer_arguments(), max_steps=5)
+        speak_well(trainer, policy.tokenizer)
         recorder = record(trainer)
         trainer.train()
         curves.append([e["reward"] for e in trainer.state.log_history if "reward" in e])

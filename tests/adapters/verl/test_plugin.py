@@ -5,6 +5,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
+# Each imports verl and torch in a fresh interpreter.
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -13,7 +18,7 @@ def python(code: str, **variables: str) -> str:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": "/tmp", **variables},
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -55,7 +55,7 @@ async def settled(
             return None
         return await group.settle(number, ended, as_they_are)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         return list(
             await asyncio.gather(*map(session, range(len(rollouts))), return_exceptions=True)
         )

@@ -152,10 +152,7 @@ def _end_processes_of(ray_folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def able_policy(gold: list[Conversation]) -> TinyPolicy:
-    """Calls the calculator nearly always, and is right between one time in four and in two.
-
-    So much warm-up gives that on any seed, and with it groups that are both right and wrong.
-    """
+    """Calls the calculator nearly always, and is right at times: groups are of both kinds."""
     return tiny_policy(
         warmup=WarmUp(gold, copy_steps=200, mistake_steps=40, batch_size=8, learning_rate=8e-3)
     )
