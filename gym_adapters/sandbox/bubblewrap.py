@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gym_adapters.deadline import SharedSlots
 from gym_adapters.errors import SandboxError
+from gym_adapters.sandbox.confinement import is_public, may_change_users
 from gym_adapters.sandbox.protocol import Execution, Guarantees, SandboxLimits
 from gym_adapters.sandbox.subprocesses import Announced, run_group
 
@@ -47,7 +47,9 @@ class BubblewrapSandbox:
         self._limits = limits if limits is not None else SandboxLimits()
         self._slots = SharedSlots(concurrency)
         places = [Path(sys.prefix), Path(sys.base_prefix), *readable]
-        self._readable = [str(path) for path in places if os.geteuid() != 0 or _is_public(path)]
+        self._readable = [
+            str(path) for path in places if not may_change_users() or is_public(str(path))
+        ]
 
     @property
     def guarantees(self) -> Guarantees:
@@ -68,7 +70,7 @@ class BubblewrapSandbox:
         announced = Announced.of(command)
         wrapped = [*self._wrapper(folder, bounds, environment or {}), *announced.command]
         try:
-            owner = os.stat(folder).st_uid if os.geteuid() == 0 else None
+            owner = os.stat(folder).st_uid if may_change_users() else None
         except OSError as error:
             raise SandboxError(f"the folder of a command: {error}") from error
         async with self._slots.taken():
@@ -105,12 +107,6 @@ class BubblewrapSandbox:
             "--core=0",
             "--",
         ]
-
-
-def _is_public(path: Path) -> bool:
-    """Whether every user may go through the folders above `path`."""
-    found = path.resolve()
-    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (found, *found.parents))
 
 
 def _installed(program: str) -> str:

@@ -17,6 +17,7 @@ import ctypes
 import os
 import platform
 import resource
+import stat
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ __all__ = [
     "Confinement",
     "apply_limits",
     "drop_privileges",
+    "is_public",
     "landlock_abi",
+    "may_change_users",
     "no_new_privileges",
     "restrict_paths",
     "restrict_system_calls",
@@ -33,7 +36,10 @@ __all__ = [
 ]
 
 _PR_SET_KEEPCAPS, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 8, 22, 38, 47
-_CAP_DAC_READ_SEARCH = 2
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
+# CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID: to give folders away, to become their owner,
+# and afterwards to end what it runs and to remove what it left.
+_TO_CHANGE_USERS = sum(1 << each for each in (0, _CAP_DAC_OVERRIDE, 3, 5, 6, 7))
 _CAPABILITY_VERSION_3 = 0x20080522
 _SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_ADD_RULE, _SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 
@@ -93,25 +99,72 @@ def apply_limits(confinement: Confinement, other_processes: int = 0) -> None:
         resource.setrlimit(kind, (soft, hard))
 
 
-def drop_privileges(uid: int, *, keep_reading: bool) -> None:
-    """Become the user `uid` for good, with no capability.
+def may_change_users() -> bool:
+    """Whether this process may run programs as users of their own.
+
+    That is root, if it has root's capabilities for it: in many containers it has none.
+    """
+    if os.geteuid() != 0:
+        return False
+    return _capabilities() & _TO_CHANGE_USERS == _TO_CHANGE_USERS
+
+
+def _capabilities() -> int:
+    """The effective ones that have numbers below 32, a bit each; all where there are no such."""
+    if not hasattr(_libc, "capget"):
+        return -1
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    data = ctypes.create_string_buffer(24)
+    _checked(_libc.capget(header, data), "capget")
+    effective: int = struct.unpack("6I", data.raw)[0]
+    return effective
+
+
+def drop_privileges(uid: int, *, readable: Iterable[str] = ()) -> None:
+    """Become the user `uid` for good.
 
     Args:
         uid: The user, and the group.
-        keep_reading: Keep the right to read what file modes forbid. An interpreter below ``/root``
-            could not import otherwise; use it only where Landlock says what may be read.
+        readable: Keep the right to read these, whatever file modes say: an interpreter below
+            ``/root`` could not import otherwise. Only where Landlock says what may be used.
     """
-    if keep_reading:
+    right = _reading_right(readable)
+    if right is not None:
         _prctl(_PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    if keep_reading:
-        mask = 1 << _CAP_DAC_READ_SEARCH
+    if right is not None:
+        mask = 1 << right
         header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
         data = struct.pack("6I", mask, mask, mask, 0, 0, 0)
         _checked(_libc.capset(header, data), "capset")
-        _prctl(_PR_CAP_AMBIENT, 2, _CAP_DAC_READ_SEARCH)
+        _prctl(_PR_CAP_AMBIENT, 2, right)
+
+
+def _reading_right(readable: Iterable[str]) -> int | None:
+    """The least capability that reads these whatever their modes; ``None`` where none is needed."""
+    if all(map(is_public, readable)):
+        return None
+    # Containers have the wider one alone, as a rule. By itself it would allow writing too, and with
+    # Landlock still what Landlock leaves out: times and extended attributes of files.
+    narrow = _capabilities() >> _CAP_DAC_READ_SEARCH & 1
+    return _CAP_DAC_READ_SEARCH if narrow else _CAP_DAC_OVERRIDE
+
+
+def is_public(path: str) -> bool:
+    """Whether every user may read `path` and go through the folders above; also where it isn't."""
+    found = os.path.realpath(path)
+    try:
+        if not os.stat(found).st_mode & stat.S_IROTH:
+            return False
+        while (above := os.path.dirname(found)) != found:
+            found = above
+            if not os.stat(found).st_mode & stat.S_IXOTH:
+                return False
+    except OSError:
+        return True
+    return True
 
 
 def no_new_privileges() -> None:

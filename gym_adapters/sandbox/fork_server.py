@@ -174,11 +174,10 @@ class _Server:
         rules = None
         if self.abi:
             rules = confinement.restrict_paths(own.readable, own.writable, self.abi)
-        is_root = os.geteuid() == 0
-        others = 0 if is_root and own.uid is not None else _processes_of(os.getuid())
+        others = 0 if own.uid is not None else _processes_of(os.getuid())
         confinement.apply_limits(own, others)
-        if is_root and own.uid is not None:
-            confinement.drop_privileges(own.uid, keep_reading=rules is not None)
+        if own.uid is not None:
+            confinement.drop_privileges(own.uid, readable=() if rules is None else own.readable)
         confinement.no_new_privileges()
         if rules is not None:
             confinement.enforce_paths(rules)

@@ -114,7 +114,7 @@ class ProcessSandbox:
         """Run `command` in `folder`; see `Sandbox.run`. As root it runs as the folder's owner."""
         bounds = limits if limits is not None else self._limits
         try:
-            owner = os.stat(folder).st_uid if os.geteuid() == 0 else None
+            owner = os.stat(folder).st_uid if confinement.may_change_users() else None
         except OSError as error:
             raise SandboxError(f"the folder of a command: {error}") from error
         spec = {
@@ -252,11 +252,10 @@ def _interpreter_paths() -> list[str]:
 
 
 def _guarantees(landlock: int, filters_calls: bool) -> Guarantees:
-    is_root = os.geteuid() == 0
     calls = filters_calls and confinement.system_call_numbers() is not None
     return Guarantees(
         files=landlock > 0,
         network=calls,
-        processes=is_root or landlock >= 6,
+        processes=confinement.may_change_users() or landlock >= 6,
         memory=True,
     )

@@ -88,6 +88,11 @@ async def run_group(
         )
     except OSError as error:
         raise SandboxError(f"{command[0]} can't be started: {error}") from error
+    except asyncio.CancelledError:
+        # The program is gone by now; what it may have had another process do is not.
+        if on_timeout is not None:
+            await on_timeout()
+        raise
     timed_out = False
     stdout, stderr = bytearray(), bytearray()
     # The pipes end when the last process of the group has closed them, or with the kill below.

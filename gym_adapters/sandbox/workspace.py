@@ -9,12 +9,14 @@ import secrets
 import shutil
 import tarfile
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from gym_adapters.errors import SandboxError, ToolError
+from gym_adapters.sandbox.confinement import may_change_users
 
 __all__ = ["Workspace", "sandbox_user"]
 
@@ -30,7 +32,7 @@ _OF_THE_MACHINE = frozenset(
 
 def sandbox_user() -> int | None:
     """A user nobody else is, for one sandbox, where the caller may change users."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+    if not may_change_users():
         return None
     return _FIRST_USER + secrets.randbelow(_USERS)
 
@@ -41,7 +43,7 @@ class Workspace:
 
     Attributes:
         path: The folder; absolute.
-        uid: The user its commands run as, where the caller is root; else ``None``.
+        uid: The user its commands run as, where the caller may change users; else ``None``.
     """
 
     path: Path
@@ -75,7 +77,7 @@ class Workspace:
 
     async def remove(self) -> None:
         """Delete the folder; more than once does nothing."""
-        await asyncio.to_thread(shutil.rmtree, self.path, ignore_errors=True)
+        await asyncio.to_thread(_remove, self.path)
 
     def resolve(self, name: str) -> Path:
         """The path of the file `name`, which must lie in the workspace once links are followed.
@@ -146,3 +148,20 @@ class Workspace:
     def _give_away(self, path: Path) -> None:
         if self.uid is not None:
             os.chown(path, self.uid, self.uid, follow_symlinks=False)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, also where commands took the right to look into it away from its owner."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+        return
+    with suppress(OSError):
+        folder.chmod(0o700)
+    for parent, names, _ in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            # A link may lead anywhere.
+            if not path.is_symlink():
+                with suppress(OSError):
+                    path.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
