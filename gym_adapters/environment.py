@@ -124,6 +124,8 @@ class Environment(Generic[TaskT]):
         version: Recorded in every rollout. Raise it when rewards or observations change.
         Config: Its settings, an `EnvironmentConfig`.
         parallel_tool_calls: Whether several tool calls of one turn may overlap.
+        stateless_verify: Whether `verify` looks at the task and the transcript alone. Then stored
+            rollouts can be verified again without running their tools, which may search the web.
 
     Attributes:
         task: The task.
@@ -141,6 +143,7 @@ class Environment(Generic[TaskT]):
     name: ClassVar[str] = ""
     version: ClassVar[str] = "1"
     parallel_tool_calls: ClassVar[bool] = True
+    stateless_verify: ClassVar[bool] = False
     Config: ClassVar[type[EnvironmentConfig]] = EnvironmentConfig
     task_type: ClassVar[type[Task]] = Task
     class_tools: ClassVar[Mapping[str, Tool]] = {}

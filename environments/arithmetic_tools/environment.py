@@ -44,6 +44,7 @@ class ArithmeticTools(Environment[ArithmeticTask]):
     """
 
     name = "arithmetic_tools"
+    stateless_verify = True
 
     @tool
     async def calculate(self, expression: str) -> str:

@@ -47,6 +47,7 @@ class Synonyms(Environment[SynonymTask]):
     """
 
     name = "example_multi_step"
+    stateless_verify = True
 
     @tool
     async def get_synonym_value(self, synonym: str) -> dict[str, int]:

@@ -43,6 +43,7 @@ class FollowUps(Environment[FollowUpTask]):
     """
 
     name = "example_multi_turn"
+    stateless_verify = True
 
     async def start(self) -> None:
         """Line up the follow-ups."""

@@ -25,6 +25,7 @@ class Weather(Environment[Task]):
     """Answer a question about the weather; the reward is always 1."""
 
     name = "example_single_tool_call"
+    stateless_verify = True
 
     @tool
     async def get_weather(self, city: str) -> dict[str, str]:

@@ -45,6 +45,7 @@ class ToolCallRewards(Environment[ToolCallTask]):
     """
 
     name = "example_tool_call_multireward"
+    stateless_verify = True
 
     @tool
     async def get_weather(self, city: str) -> dict[str, str]:

@@ -75,6 +75,7 @@ class GoogleSearch(Environment[GoogleSearchTask]):
     """
 
     name = "google_search"
+    stateless_verify = True
     Config = GoogleSearchConfig
     resources: SearchProvider
 

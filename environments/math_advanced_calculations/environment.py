@@ -44,6 +44,7 @@ class AdvancedCalculations(Environment[CalculationTask]):
     """
 
     name = "math_advanced_calculations"
+    stateless_verify = True
 
     @tool
     async def multiply(self, a: float, b: float) -> dict[str, float]:

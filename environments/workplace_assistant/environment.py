@@ -83,6 +83,7 @@ class WorkplaceAssistant(
     """
 
     name = "workplace_assistant"
+    stateless_verify = True
     Config = WorkplaceConfig
     parallel_tool_calls = False
     office: Office

@@ -254,9 +254,10 @@ class RemoteAgent:
             await self._executed(orjson.dumps(task), session)
 
     async def _executed(self, task: bytes, session: AgentSession) -> None:
+        around = {**os.environ, **self._environ}
         environ = {
-            **os.environ,
-            **self._environ,
+            **around,
+            **_past_proxies(session.base_url, around),
             "OPENAI_BASE_URL": session.base_url,
             "OPENAI_API_KEY": session.api_key,
             "GYM_ADAPTERS_TOOLS_URL": session.tools_url,
@@ -320,6 +321,14 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(GRACE):
                 await process.wait()
+
+
+def _past_proxies(address: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that keep clients from asking a proxy for `address`, which serves no one else."""
+    host = urlsplit(address).hostname or ""
+    return {
+        name: ",".join(filter(None, (environ.get(name), host))) for name in ("NO_PROXY", "no_proxy")
+    }
 
 
 async def _posted(url: str, task: bytes) -> None:

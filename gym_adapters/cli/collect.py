@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -315,6 +313,7 @@ def run_and_show(settings: RunSettings, *, total: int, as_json: bool) -> None:
         as_json: Print the metrics as JSON in place of the table.
     """
     from gym_adapters.cli.failing import tell
+    from gym_adapters.cli.next_steps import tell_failures, tell_how_to_resume
     from gym_adapters.cli.progress import run_progress
     from gym_adapters.cli.signals import Stopped, run_until_signal
     from gym_adapters.cli.streams import stdout_for_results
@@ -326,15 +325,15 @@ def run_and_show(settings: RunSettings, *, total: int, as_json: bool) -> None:
         with stdout_for_results(as_json), run_progress(total) as progress:
             metrics = run_until_signal(run(settings, progress))
     except Stopped as stop:
-        _tell_how_to_resume("stopped", settings)
+        tell_how_to_resume("stopped", settings.output)
         raise typer.Exit(stop.exit_code) from None
     except OSError as error:
         tell(error)
-        _tell_how_to_resume("stopped", settings)
+        tell_how_to_resume("stopped", settings.output)
         raise typer.Exit(1) from None
     _show(metrics, settings, as_json)
     if metrics.failures:
-        _tell_failures(metrics, settings)
+        tell_failures(metrics, settings)
     if metrics.rollouts and not metrics.scored:
         tell(RuntimeError("no rollout could be scored"))
         raise typer.Exit(1)
@@ -344,58 +343,13 @@ def _show(metrics: Metrics, settings: RunSettings, as_json: bool) -> None:
     import orjson
     from rich.console import Console
 
-    from gym_adapters.cli.metrics_table import metrics_table
+    from gym_adapters.cli.metrics_table import metrics_tables
 
     if as_json:
         print(orjson.dumps(metrics.to_json(), option=orjson.OPT_INDENT_2).decode())
         return
-    for name, part in metrics.environments.items():
-        Console().print(metrics_table(part, f"{name}, {settings.model}"))
-    names = " and ".join(part.entry.name for part in settings.parts)
-    Console().print(metrics_table(metrics, f"{names}, {settings.model}"))
+    names = [part.entry.name for part in settings.parts]
+    for table in metrics_tables(metrics, names, settings.model):
+        Console().print(table)
     if settings.output is not None:
         print(f"kept in {settings.output}")
-
-
-# What to look at first, by the boundary that failed.
-NEXT_STEPS = {
-    "model": "see that the endpoint answers, and what it says in its own log",
-    "environment": "it is a bug of the environment, or of the row: the traceback is in {failures}",
-    "tool": "see that what the tool needs is there; the traceback is in {failures}",
-    "verifier": "it is a bug of verify, or of the row: the traceback is in {failures}; once it is "
-    "mended, gym-adapters reverify scores the same attempts",
-    "judge": "see that the judge answers; gym-adapters reverify --failed-only asks it again",
-    "sandbox": "see that the sandbox is there: bubblewrap, docker, memory, processes",
-    "timeout": "give it longer (--time-limit, and --group-deadline for a group), or less to do at "
-    "once (--concurrency)",
-    "cancelled": "something in the environment was cancelled: the traceback is in {failures}",
-}
-
-
-def _tell_failures(metrics: Metrics, settings: RunSettings) -> None:
-    """Why rollouts have no reward, on stderr, with what to do."""
-    from gym_adapters.rollouts.compressed import stored
-    from gym_adapters.rollouts.recorded import FAILURES
-
-    kept = settings.output
-    failures = "failures.jsonl (--output keeps it)" if kept is None else stored(kept / FAILURES)
-    for boundary, count in sorted(metrics.failures.items()):
-        said = metrics.failure_examples.get(boundary, "")
-        print(f"{count:,} without a reward ({boundary}). The first: {said}", file=sys.stderr)
-        if boundary in NEXT_STEPS:
-            print(f"  {NEXT_STEPS[boundary].format(failures=failures)}", file=sys.stderr)
-    # A group that was compared is whole, whatever failed in it, and is never run again.
-    if kept is not None and not all(part.compares for part in settings.parts):
-        print(f"try the failed ones again with: {_resuming_command()}", file=sys.stderr)
-
-
-def _tell_how_to_resume(what: str, settings: RunSettings) -> None:
-    if settings.output is None:
-        print(f"{what}; nothing was kept: give --output to keep rollouts", file=sys.stderr)
-    else:
-        print(f"{what}; go on with: {_resuming_command()}", file=sys.stderr)
-
-
-def _resuming_command() -> str:
-    arguments = [each for each in sys.argv[1:] if each not in ("--resume", "--overwrite")]
-    return shlex.join(["gym-adapters", *arguments, "--resume"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, Self
 
 from gym_adapters.rollout import Rollout
@@ -11,11 +12,13 @@ from gym_adapters.rollouts.metrics import RolloutMetrics
 from gym_adapters.rollouts.run import Observer
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
     from rich.progress import Progress
 
 __all__ = ["LiveProgress", "PlainProgress", "RunProgress", "run_progress"]
 
 SECONDS_BETWEEN_LINES = 10.0
+COLLECTING = "collecting"
 
 
 class RunProgress(Observer, Protocol):
@@ -28,8 +31,8 @@ class RunProgress(Observer, Protocol):
 class _Tally:
     """Counts of this session, and the metrics of the whole run."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    def __init__(self, total: int, doing: str) -> None:
+        self.total, self.doing = total, doing
         self.metrics = RolloutMetrics()
         self.skipped = 0
         self.done = 0
@@ -42,7 +45,8 @@ class _Tally:
 
     def add(self, rollout: Rollout) -> None:
         self.done += 1
-        self._tokens += rollout.usage.output_tokens
+        if self.doing == COLLECTING:
+            self._tokens += rollout.usage.output_tokens
 
     def rates(self) -> str:
         """Speed of this session, mean reward and failures of the run."""
@@ -69,10 +73,11 @@ class PlainProgress:
 
     Args:
         total: Rollouts of the whole run.
+        doing: What is done with them.
     """
 
-    def __init__(self, total: int) -> None:
-        self._tally = _Tally(total)
+    def __init__(self, total: int, doing: str = COLLECTING) -> None:
+        self._tally = _Tally(total, doing)
         self._next = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def began(self, recorded: RolloutMetrics, skipped: int) -> None:
@@ -80,7 +85,9 @@ class PlainProgress:
         self._tally.begin(recorded, skipped)
         self._next = time.monotonic() + SECONDS_BETWEEN_LINES
         there = f", {skipped} there already" if skipped else ""
-        print(f"collecting {self._tally.total} rollouts{there}", file=sys.stderr)
+        total = self._tally.total
+        doing = self._tally.doing
+        print(f"{doing} {total} rollout{'s' * (total != 1)}{there}", file=sys.stderr)
 
     def finished(self, rollout: Rollout) -> None:
         """One more."""
@@ -110,12 +117,17 @@ class LiveProgress:
 
     Args:
         total: Rollouts of the whole run.
+        doing: What is done with them.
+        console: Where to show it in place of stderr.
     """
 
-    def __init__(self, total: int) -> None:
-        self._tally = _Tally(total)
-        self._bar = _bar()
-        self._row = self._bar.add_task("loading the model", total=None, rates="")
+    def __init__(
+        self, total: int, doing: str = COLLECTING, *, console: Console | None = None
+    ) -> None:
+        self._tally = _Tally(total, doing)
+        self._bar = _bar(console)
+        first = "loading the model" if doing == COLLECTING else doing
+        self._row = self._bar.add_task(first, total=None, rates="")
 
     def began(self, recorded: RolloutMetrics, skipped: int) -> None:
         """The run begins."""
@@ -124,7 +136,7 @@ class LiveProgress:
             self._row,
             total=self._tally.total,
             completed=self._tally.skipped,
-            description="collecting",
+            description=self._tally.doing,
         )
 
     def finished(self, rollout: Rollout) -> None:
@@ -140,12 +152,12 @@ class LiveProgress:
         self._bar.stop()
 
 
-def run_progress(total: int) -> RunProgress:
+def run_progress(total: int, doing: str = COLLECTING) -> RunProgress:
     """What fits stderr: the live bar on a terminal, else plain lines."""
-    return LiveProgress(total) if sys.stderr.isatty() else PlainProgress(total)
+    return (LiveProgress if sys.stderr.isatty() else PlainProgress)(total, doing)
 
 
-def _bar() -> Progress:
+def _bar(console: Console | None) -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -155,15 +167,24 @@ def _bar() -> Progress:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
 
-    return Progress(
+    class Bar(Progress):
+        """With the rates on a line of their own: beside the bar they would push the count out."""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            for task in self.tasks:
+                if task.fields["rates"]:
+                    yield Text(task.fields["rates"])
+
+    return Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[rates]}"),
-        console=Console(stderr=True),
+        console=Console(stderr=True) if console is None else console,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from gym_adapters.rollouts.report import TokenText
 
 __all__ = ["report_command"]
+
+LARGE_PAGE = 50_000_000
 
 
 def report_command(
@@ -48,10 +51,13 @@ def report_command(
 
       [bold]gym-adapters report run/ --html report.html[/]
     """
+    from math import isfinite
+
     import orjson
     from rich.console import Console
 
-    from gym_adapters.cli.metrics_table import metrics_table
+    from gym_adapters.cli.metrics_table import metrics_tables, named
+    from gym_adapters.errors import InvalidConfig
     from gym_adapters.rollouts.manifest import Manifest
     from gym_adapters.rollouts.metrics import RolloutMetrics
     from gym_adapters.rollouts.recorded import (
@@ -62,26 +68,29 @@ def report_command(
     )
     from gym_adapters.rollouts.report import RolloutSample, html_report
 
+    if pass_threshold is not None and not isfinite(pass_threshold):
+        raise InvalidConfig(f"--pass-threshold must be a number, not {pass_threshold}")
     manifest = Manifest.read(run / MANIFEST)
     threshold, by_environment = recorded_thresholds(run)
     if pass_threshold is not None:
         threshold, by_environment = pass_threshold, dict.fromkeys(by_environment, pass_threshold)
     metrics = recorded_metrics(run, RolloutMetrics(threshold, by_environment))
-    title = f"{manifest.environment}, {manifest.model}"
+    names = list(manifest.blend) if manifest.blend else [manifest.environment]
     if as_json:
         print(orjson.dumps(metrics.to_json(), option=orjson.OPT_INDENT_2).decode())
     else:
-        for name, part in metrics.environments.items():
-            Console().print(metrics_table(part, f"{name}, {manifest.model}"))
-        Console().print(metrics_table(metrics, title))
+        for table in metrics_tables(metrics, names, manifest.model):
+            Console().print(table)
     if html is not None:
         sample = RolloutSample(samples)
         for rollout in final_rollouts(run):
             sample.add(rollout)
+        several = named(names) != manifest.environment
         facts = [
             ("run", str(run)),
             ("begun", manifest.sessions[0] if manifest.sessions else ""),
-            ("environment", f"{manifest.environment} (version {manifest.environment_version})"),
+            ("environment", "" if several else manifest.environment),
+            ("version", "" if several else manifest.environment_version),
             ("model", manifest.model),
             ("seed", str(manifest.seed)),
             ("input", manifest.input),
@@ -89,8 +98,11 @@ def report_command(
         ]
         html.parent.mkdir(parents=True, exist_ok=True)
         text = None if tokenizer is None else _token_text(tokenizer)
-        page = html_report(title, facts, metrics, sample, text=text)
+        page = html_report(f"{named(names)}, {manifest.model}", facts, metrics, sample, text=text)
         html.write_text(page, encoding="utf-8", errors="replace")
+        if len(page) > LARGE_PAGE:
+            size = f"{html} has {len(page) / 1e6:,.0f} MB, which browsers take long to open"
+            print(f"{size}: give a smaller --samples", file=sys.stderr)
         if not as_json:
             print(f"written to {html}")
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gym_adapters.cli.new_verdicts import Change, NewVerdicts, RecordedRollouts
+    from gym_adapters.cli.progress import RunProgress
     from gym_adapters.environment import EnvironmentConfig
     from gym_adapters.registry import EnvironmentEntry
     from gym_adapters.rollout import Rollout
+    from gym_adapters.rollouts.collection import RolloutKey
     from gym_adapters.rollouts.manifest import Manifest
-    from gym_adapters.rollouts.run_folder import RunFolder
+    from gym_adapters.rollouts.metrics import Metrics
     from gym_adapters.training_data.stored import StoredRollouts
 
 __all__ = ["reverify_command"]
@@ -31,7 +36,12 @@ def reverify_command(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FOLDER", help="New folder for the new verdicts."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="Folder for the new run; a name that ends in .jsonl makes it one file.",
+        ),
     ],
     environment: Annotated[
         str | None,
@@ -49,13 +59,27 @@ def reverify_command(
     ] = None,
     failed_only: Annotated[
         bool,
-        typer.Option("--failed-only", help="Only those where the verifier or the judge failed."),
+        typer.Option(
+            "--failed-only",
+            help="Verify only those where the verifier or the judge failed; take over the others "
+            "as they are.",
+        ),
     ] = False,
     concurrency: Annotated[
         int, typer.Option("--concurrency", "-c", min=1, help="Rollouts at once.")
     ] = 64,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the new record: skip what has its new verdict there."
+        ),
+    ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Throw away the run in the new folder.")
+        bool, typer.Option("--overwrite", help="Throw away the record at the new path.")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print every change, and the metrics, as JSON on stdout."),
     ] = False,
 ) -> None:
     """Run the turns of stored rollouts through the environment again, and verify anew.
@@ -69,21 +93,30 @@ def reverify_command(
       After a change of the verifier: what would the same attempts score now?
 
       [bold]gym-adapters reverify run/ -o rescored/ --failed-only[/]
-      The judge was down: judge what it missed.
+      The judge was down: judge what it missed. The new run is whole.
 
-      [bold]gym-adapters reverify nemo_gym_rollouts.jsonl -e mcqa -o rescored/[/]
+      [bold]gym-adapters reverify nemo_gym_rollouts.jsonl -e mcqa -o rescored.jsonl[/]
       What NeMo Gym recorded, by our verifier.
+
+    Exit codes: 0 done, 1 no rollout has a verdict, 2 wrongly asked, 130 interrupted.
     """
+    from gym_adapters.cli.new_verdicts import NewVerdicts, RecordedRollouts
+    from gym_adapters.cli.next_steps import tell_how_to_resume
+    from gym_adapters.cli.progress import run_progress
     from gym_adapters.cli.signals import Stopped, run_until_signal
-    from gym_adapters.errors import InvalidConfig
+    from gym_adapters.cli.streams import stdout_for_results
+    from gym_adapters.errors import InvalidConfig, InvalidRow
     from gym_adapters.registry import load_environment
-    from gym_adapters.rollouts.metrics import RolloutMetrics
-    from gym_adapters.rollouts.run_folder import OnExisting, RunFolder
+    from gym_adapters.rollouts.run_folder import OnExisting
     from gym_adapters.training_data.stored import StoredRollouts
 
     if output.resolve() == run.resolve():
-        raise InvalidConfig("the new folder is the old one: a record is never changed")
+        raise InvalidConfig("the new record is the old one, which is never changed")
+    if resume and overwrite:
+        raise InvalidConfig("--resume and --overwrite contradict each other: give one of them")
     stored = StoredRollouts(run)
+    if stored.holds(output):
+        raise InvalidConfig(f"{output} belongs to the old record, which is never changed")
     entry = load_environment(environment if environment is not None else _only_name(stored))
     if failed_only and entry.environment.capabilities().compares:
         raise InvalidConfig(
@@ -91,23 +124,42 @@ def reverify_command(
             "Fix: leave out --failed-only"
         )
     config = entry.config(settings or ())
-    best = entry.card.reward_range[1] if entry.card is not None else 1.0
-    on_existing = OnExisting.OVERWRITE if overwrite else OnExisting.REFUSE
-    chosen = _chosen(stored, failed_only, entry.environment.name)
-    with RunFolder(
+    verdicts = NewVerdicts(
+        entry,
         output,
         _manifest(stored, entry, config),
-        on_existing=on_existing,
-        metrics=RolloutMetrics(best),
-    ) as folder:
-        work = _reverify(entry, chosen, folder, config, concurrency)
+        OnExisting.OVERWRITE if overwrite else OnExisting.RESUME if resume else OnExisting.REFUSE,
+    )
+    rollouts = RecordedRollouts(stored, entry.environment.name)
+    with verdicts:
         try:
-            changes = run_until_signal(work)
+            with (
+                stdout_for_results(as_json),
+                run_progress(rollouts.count(), "verifying") as progress,
+            ):
+                work = _reverify(
+                    entry,
+                    rollouts,
+                    verdicts,
+                    config,
+                    failed_only=failed_only,
+                    concurrency=concurrency,
+                    progress=progress,
+                )
+                run_until_signal(work)
         except Stopped as stop:
+            tell_how_to_resume("stopped", output)
             raise typer.Exit(stop.exit_code) from None
-        finally:
-            folder.write_metrics()
-    _show(changes, folder, entry)
+        except InvalidRow as error:
+            if verdicts.any:
+                tell_how_to_resume("the verdicts so far are kept", output)
+            if error.line is None:
+                raise error.at(f"{run}, {error.source}", None) from None
+            raise
+        if not rollouts.read:
+            raise InvalidConfig(f"there are no rollouts of {entry.name} in {run}")
+        metrics = verdicts.finish()
+    _show(verdicts, metrics, entry, output, as_json)
 
 
 def _only_name(stored: StoredRollouts) -> str:
@@ -148,97 +200,96 @@ def _manifest(
     )
 
 
-def _chosen(stored: StoredRollouts, failed_only: bool, environment: str) -> Iterator[Rollout]:
-    """The rollouts to verify; those of NeMo Gym name no environment."""
-    from dataclasses import replace
-
-    from gym_adapters.rollouts.replay import VERDICTS
-
-    several = stored.manifest is not None and stored.manifest.blend is not None
-    for _, rollout in stored:
-        named = rollout.provenance.environment
-        if several and named != environment:
-            continue
-        if not named:
-            own = replace(rollout.provenance, environment=environment)
-            rollout = replace(rollout, provenance=own)
-        failure = rollout.outcome.failure
-        if not failed_only or (failure is not None and failure.boundary in VERDICTS):
-            yield rollout
-
-
-class _Changes:
-    """How verdicts changed."""
-
-    def __init__(self) -> None:
-        self.same = 0
-        self.changed: list[tuple[Rollout, Rollout]] = []
-        self.count = 0
-
-    def add(self, before: Rollout, after: Rollout) -> None:
-        if before.reward == after.reward:
-            self.same += 1
-            return
-        self.count += 1
-        if len(self.changed) < SHOWN:
-            self.changed.append((before, after))
-
-
 async def _reverify(
     entry: EnvironmentEntry,
-    rollouts: Iterator[Rollout],
-    folder: RunFolder,
+    rollouts: RecordedRollouts,
+    verdicts: NewVerdicts,
     config: EnvironmentConfig,
+    *,
+    failed_only: bool,
     concurrency: int,
-) -> _Changes:
+    progress: RunProgress,
+) -> None:
     from contextlib import aclosing
 
+    from gym_adapters.cli.new_verdicts import lacks_verdict
     from gym_adapters.rollouts.replay import reverify
 
-    changes = _Changes()
-    waiting: dict[tuple[str, int], Rollout] = {}
+    waiting: dict[RolloutKey, Rollout] = {}
 
     def remembered() -> Iterator[Rollout]:
         for rollout in rollouts:
+            if verdicts.has(rollout):
+                continue
+            if failed_only and not lacks_verdict(rollout):
+                verdicts.keep(rollout)
+                progress.finished(rollout)
+                continue
             waiting[rollout.task_id, rollout.rollout_index] = rollout
             yield rollout
 
+    progress.began(verdicts.metrics, verdicts.there)
     again = reverify(
         entry,
         remembered(),
         config=config,
         concurrency=concurrency,
-        num_repeats=folder.manifest.num_repeats,
+        num_repeats=rollouts.num_repeats,
     )
     async with aclosing(again) as verified:
         async for rollout in verified:
-            folder.append(rollout)
-            changes.add(waiting.pop((rollout.task_id, rollout.rollout_index)), rollout)
-    return changes
+            verdicts.add(waiting.pop((rollout.task_id, rollout.rollout_index)), rollout)
+            progress.finished(rollout)
 
 
-def _show(changes: _Changes, folder: RunFolder, entry: EnvironmentEntry) -> None:
+def _show(
+    verdicts: NewVerdicts, metrics: Metrics, entry: EnvironmentEntry, output: Path, as_json: bool
+) -> None:
+    import orjson
     from rich.console import Console
-    from rich.table import Table
 
+    from gym_adapters.cli.failing import tell
     from gym_adapters.cli.metrics_table import metrics_table
 
-    console = Console()
-    console.print(metrics_table(folder.metrics.metrics(), f"{entry.name}, verified again"))
-    print(f"{changes.same} verdicts are as they were, {changes.count} changed")
-    if changes.changed:
-        table = Table("task", "attempt", "was", "is", "because")
-        for before, after in changes.changed:
-            failure = after.outcome.failure
-            table.add_row(
-                after.task_id,
-                str(after.rollout_index),
-                _reward(before),
-                _reward(after),
-                failure.message if failure is not None else "",
-            )
-        console.print(table)
+    if as_json:
+        told = {
+            "same": verdicts.same,
+            "changed": len(verdicts.changes),
+            "kept": verdicts.kept,
+            "changes": [change.to_json() for change in verdicts.changes],
+            "metrics": metrics.to_json(),
+        }
+        print(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode())
+    else:
+        console = Console()
+        console.print(metrics_table(metrics, f"{entry.name}, verified again"))
+        kept = f", {verdicts.kept} not verified again" if verdicts.kept else ""
+        print(f"{verdicts.same} verdicts are as they were, {len(verdicts.changes)} changed{kept}")
+        if verdicts.changes:
+            console.print(_table(verdicts.changes))
+            if len(verdicts.changes) > SHOWN:
+                print(f"and {len(verdicts.changes) - SHOWN} more: --json prints all")
+        print(f"kept in {output}")
+    if metrics.rollouts and not metrics.scored:
+        tell(RuntimeError("no rollout has a verdict"))
+        raise typer.Exit(1)
 
 
-def _reward(rollout: Rollout) -> str:
-    return "none" if rollout.reward is None else f"{rollout.reward:g}"
+def _table(changes: Sequence[Change]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("task", "attempt", "was", "is", "because")
+    for change in changes[:SHOWN]:
+        table.add_row(
+            escape(change.task_id),
+            str(change.rollout_index),
+            _reward(change.before),
+            _reward(change.after),
+            escape(change.reason),
+        )
+    return table
+
+
+def _reward(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"

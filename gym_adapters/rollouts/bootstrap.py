@@ -15,6 +15,7 @@ RESAMPLES = 400
 # Above so many tasks the bootstrap is its own normal limit to within what is shown, and that costs
 # nothing.
 MOST_RESAMPLED = 2000
+_LARGEST = 1e150
 _NORMAL_975 = 1.959964
 
 
@@ -31,12 +32,14 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     The same values give the same interval: the resamples have a seed of their own.
 
     Returns:
-        ``None`` where resampling says nothing about other tasks: fewer than two, or all alike.
+        ``None`` where resampling says nothing about other tasks: fewer than two, all alike, or
+        too large to be squared.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
     count = len(values)
-    if count < 2:
+    # Sums of what comes near the end of a float's range say nothing.
+    if count < 2 or max(map(abs, values)) > _LARGEST / count:
         return None
     kinds = Counter(values)
     if len(kinds) == 1:

@@ -23,8 +23,8 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, aclosing
-from typing import Any
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Self
 
 from gym_adapters.agents.selective import check_agent
 from gym_adapters.agents.tool_agent import AgentLimits, ToolAgent
@@ -126,6 +126,11 @@ def collect(
             f"retries ({retries}) at least 0"
         )
     entry = _entry(environment)
+    if isinstance(tasks, Task | str) or not isinstance(tasks, Iterable | AsyncIterable):
+        raise InvalidConfig(
+            f"tasks are a list, or any iterable, of tasks, not a {type(tasks).__name__}. "
+            f"Fix: load_environment({entry.name!r}).read_tasks(path) reads a file of rows"
+        )
     check_agent(agent, entry.environment)
     budget = entry.card.budget if entry.card is not None else None
     if sampling is None and budget is not None:
@@ -150,7 +155,7 @@ def collect(
         )
 
     return _one_by_one(
-        collect_batches(
+        _running(
             [part],
             _of_one_part(tasks),
             runner,
@@ -185,6 +190,76 @@ async def collect_batches(
         skip: Keys of rollouts not to run.
         group_deadline: Seconds that a group which is compared waits for its last rollouts.
     """
+    under_way = _running(
+        parts,
+        tasks,
+        runner,
+        num_repeats=num_repeats,
+        concurrency=concurrency,
+        skip=skip,
+        group_deadline=group_deadline,
+    )
+    async with under_way:
+        while batch := await under_way.batch():
+            yield batch
+
+
+async def _one_by_one(under_way: _Running) -> AsyncGenerator[Rollout]:
+    async with under_way:
+        while batch := await under_way.batch():
+            for rollout in batch:
+                yield rollout
+
+
+class _Running:
+    """A collection under way; leaving the block ends it.
+
+    No generator, as there must be one at most for each loop over rollouts: at its end an event loop
+    closes all generators that it knows at once, and one inside another is then closed twice.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        tasks: AsyncGenerator[tuple[int, Task]],
+        runner: Callable[[], AbstractAsyncContextManager[Runner]],
+    ) -> None:
+        self._collection, self._tasks, self._runner, self._taken = collection, tasks, runner, 0
+
+    async def batch(self) -> list[Rollout]:
+        """What has finished; nothing at the end. Asking for more says that the last was read."""
+        for _ in range(self._taken):
+            self._collection.unread.release()
+        batch = await self._collection.finished_since()
+        self._taken = len(batch)
+        if not batch:
+            await self._task
+        return batch
+
+    async def __aenter__(self) -> Self:
+        # One task owns everything that is opened, so that it is closed where it was opened, also
+        # when the generator is finalised from somewhere else.
+        self._task = asyncio.create_task(self._collection.run(self._tasks, self._runner))
+        self._task.add_done_callback(lambda _: self._collection.finished.put_nowait(None))
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.exception()  # who left early does not want it, nor a complaint about that
+
+
+def _running(
+    parts: Sequence[Part],
+    tasks: AsyncGenerator[tuple[int, Task]],
+    runner: Callable[[], AbstractAsyncContextManager[Runner]],
+    *,
+    num_repeats: int,
+    concurrency: int,
+    skip: Container[RolloutKey],
+    group_deadline: float,
+) -> _Running:
     collection = Collection(
         parts=parts,
         num_repeats=num_repeats,
@@ -193,36 +268,20 @@ async def collect_batches(
         slots=asyncio.Semaphore(concurrency),
         unread=asyncio.Semaphore(concurrency),
     )
-    # One task owns everything that is opened, so that it is closed where it was opened, also when
-    # this generator is finalised from somewhere else.
-    running = asyncio.create_task(collection.run(tasks, runner))
-    running.add_done_callback(lambda _: collection.finished.put_nowait(None))
-    try:
-        while batch := await collection.finished_since():
-            yield batch
-            for _ in batch:
-                collection.unread.release()
-        await running
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-        if not running.cancelled():
-            running.exception()  # whoever left early does not want it, nor a complaint about that
+    return _Running(collection, tasks, runner)
 
 
-async def _one_by_one(batches: AsyncGenerator[list[Rollout]]) -> AsyncGenerator[Rollout]:
-    async with aclosing(batches):
-        async for batch in batches:
-            for rollout in batch:
-                yield rollout
-
-
-def _entry(environment: EnvironmentEntry | type[Environment[Any]] | str) -> EnvironmentEntry:
+def _entry(environment: object) -> EnvironmentEntry:
     if isinstance(environment, str):
         return load_environment(environment)
     if isinstance(environment, EnvironmentEntry):
         return environment
-    return EnvironmentEntry(environment.name, environment, None)
+    if isinstance(environment, type) and issubclass(environment, Environment):
+        return EnvironmentEntry(environment.name, environment, None)
+    raise InvalidConfig(
+        "an environment is an entry of the registry, its name or a subclass of Environment, not a "
+        f"{type(environment).__name__}"
+    )
 
 
 async def _of_one_part(tasks: Tasks) -> AsyncGenerator[tuple[int, Task]]:

@@ -14,15 +14,15 @@ from typing import Any, Protocol
 from gym_adapters import __version__
 from gym_adapters.environment import Environment, EnvironmentConfig
 from gym_adapters.episode import Episode, EpisodeLimits
-from gym_adapters.errors import Boundary, RolloutCancelled, is_stray_cancellation
+from gym_adapters.errors import Boundary, InvalidConfig, RolloutCancelled, is_stray_cancellation
 from gym_adapters.generation.chat import ChatModel
 from gym_adapters.generation.protocol import SamplingParams
 from gym_adapters.registry import EnvironmentEntry
-from gym_adapters.reward import Outcome
+from gym_adapters.reward import Failure, Outcome
 from gym_adapters.rollout import Provenance, Rollout
 from gym_adapters.rollouts.groups import compared
 from gym_adapters.rollouts.model_judge import open_run_resources
-from gym_adapters.rollouts.models import ModelSource, SharedModel, model_source
+from gym_adapters.rollouts.models import ModelSource, SharedModel, SourceBase, model_source
 from gym_adapters.rollouts.row_sampling import Sampling
 from gym_adapters.task import Task
 
@@ -175,7 +175,7 @@ class LocalRunner:
         while True:
             rollout = await self._attempt(job, model, attempt)
             failure = rollout.outcome.failure
-            if failure is None or failure.boundary not in RETRIED or attempt >= self.retries.count:
+            if failure is None or not self._may_pass(failure) or attempt >= self.retries.count:
                 if rollout.task_index == job.task_index:
                     return rollout
                 return replace(rollout, task_index=job.task_index)
@@ -189,6 +189,12 @@ class LocalRunner:
             pause = min(self.retries.pause * 2**attempt, LONGEST_PAUSE)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             attempt += 1
+
+    def _may_pass(self, failure: Failure) -> bool:
+        """Whether another attempt may go otherwise."""
+        if failure.boundary is Boundary.MODEL and isinstance(self.source, SourceBase):
+            return not self.source.says_the_same
+        return failure.boundary in RETRIED
 
     async def _attempt(self, job: Job, model: ChatModel, attempt: int) -> Rollout:
         part = self.parts[job.part]
@@ -281,7 +287,14 @@ async def _opened(
 ) -> ModelSource:
     if isinstance(model, str):
         return await stack.enter_async_context(model_source(model, seed=seed))
-    return model if isinstance(model, ModelSource) else SharedModel(model)
+    if isinstance(model, ModelSource):
+        return model
+    if not hasattr(model, "open"):
+        raise InvalidConfig(
+            f"a model is a spec such as 'scripted:gold', a ChatModel or a ModelSource, not a "
+            f"{type(model).__name__}"
+        )
+    return SharedModel(model)
 
 
 def unscored(job: Job, error: Exception, provenance: Provenance) -> Rollout:

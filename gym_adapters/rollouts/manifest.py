@@ -112,9 +112,11 @@ class Manifest:
             InvalidConfig: Naming every key of `IDENTITY` that differs, with both values.
         """
         mine, theirs = _as_read_back(self), _as_read_back(other)
+        # Of other environments all the rest differs too, and says nothing more.
+        others = mine["environment"] != theirs["environment"]
         different = [
             f"{path} was {_short(then)}, and is {_short(now)} now"
-            for key in IDENTITY
+            for key in (("environment",) if others else IDENTITY)
             for path, then, now in _differences(key, theirs.get(key), mine.get(key))
         ]
         if different:

@@ -8,7 +8,10 @@ from gym_adapters.rollouts.bootstrap import Interval
 from gym_adapters.rollouts.metrics import Metrics, Spread
 from gym_adapters.rollouts.pass_at_k import PassAtK
 
-__all__ = ["metric_rows"]
+__all__ = ["ENVIRONMENT_COLUMNS", "environment_rows", "metric_rows", "number"]
+
+ENVIRONMENT_COLUMNS = ("environment", "tasks", "rollouts", "no reward", "mean", "pass@1", "pass@k")
+"""What `environment_rows` tells."""
 
 
 def metric_rows(metrics: Metrics) -> Iterator[tuple[str, str]]:
@@ -27,22 +30,46 @@ def metric_rows(metrics: Metrics) -> Iterator[tuple[str, str]]:
         yield from _costs(metrics)
 
 
+def environment_rows(metrics: Metrics) -> Iterator[tuple[str, ...]]:
+    """A row for each environment of a run of several, by `ENVIRONMENT_COLUMNS`."""
+    for name, part in metrics.environments.items():
+        passes = [each for each in part.pass_at_k if each.pass_at_k is not None]
+        last = passes[-1] if len(passes) > 1 else None
+        yield (
+            name,
+            f"{part.tasks:,}",
+            f"{part.rollouts:,}",
+            f"{part.rollouts - part.scored:,}",
+            "" if part.reward_mean is None else number(part.reward_mean),
+            f"{passes[0].pass_at_k:.4f}" if passes else "",
+            f"{last.pass_at_k:.4f} (k={last.k})" if last is not None else "",
+        )
+
+
+def number(value: float) -> str:
+    """Four places behind the point; where they say nothing, or there are many before it, powers."""
+    plain = value == 0.0 or 1e-3 <= abs(value) < 1e6
+    return f"{value:.4f}" if plain else f"{value:.4g}"
+
+
 def _rewards(metrics: Metrics) -> Iterator[tuple[str, str]]:
     if metrics.reward_mean is not None:
-        spread = f", std {metrics.reward_std:.4f}" if metrics.reward_std is not None else ""
-        yield "mean reward", f"{metrics.reward_mean:.4f}{spread}"
+        spread = f", std {number(metrics.reward_std)}" if metrics.reward_std is not None else ""
+        yield "mean reward", f"{number(metrics.reward_mean)}{spread}"
     if metrics.reward_mean_of_tasks is not None:
         about = _within(metrics.reward_interval)
-        yield "mean over tasks", f"{metrics.reward_mean_of_tasks:.4f}{about}"
+        yield "mean over tasks", f"{number(metrics.reward_mean_of_tasks)}{about}"
     for name, mean in metrics.components.items():
-        yield f"  {name}", f"{mean:.4f}"
+        yield f"  {name}", number(mean)
+    if metrics.pass_at_k:
+        yield "a pass", f"a reward of at least {metrics.pass_threshold:g}"
     for each in metrics.pass_at_k:
         yield f"pass@{each.k}", _pass(each)
         if each.k > 1 and each.pass_all_k is not None:
             yield f"pass^{each.k}", f"{each.pass_all_k:.4f}"
     for vote in metrics.majority_at_k:
         if vote.reward is not None:
-            yield f"majority@{vote.k}", f"{vote.reward:.4f}"
+            yield f"majority@{vote.k}", number(vote.reward)
 
 
 def _costs(metrics: Metrics) -> Iterator[tuple[str, str]]:
@@ -76,7 +103,9 @@ def _pass(each: PassAtK) -> str:
 
 
 def _within(interval: Interval | None) -> str:
-    return "" if interval is None else f" (95 %: {interval.low:.4f} to {interval.high:.4f})"
+    if interval is None:
+        return ""
+    return f" (95 %: {number(interval.low)} to {number(interval.high)})"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -71,7 +71,7 @@ class Metrics:
         input_tokens: Context read over all model calls.
         output_tokens: Tokens sampled.
         turns: Model calls per rollout.
-        seconds: Wall time per rollout.
+        seconds: Wall time per rollout, where it was recorded.
         model_share: Share of that time spent waiting for the model.
         constrained: What constraints did to the tokens sampled; ``None`` where there were none.
         environments: The same for each environment, where a run has several.
@@ -243,8 +243,9 @@ class RolloutMetrics:
 
     def _add_costs(self, rollout: Rollout) -> None:
         self._turns.append(rollout.usage.turns)
-        self._seconds.append(rollout.timings.total)
-        self._model_seconds += rollout.timings.model
+        if rollout.timings.total > 0.0:  # rollouts of other libraries tell no times
+            self._seconds.append(rollout.timings.total)
+            self._model_seconds += rollout.timings.model
         self._tool_calls += sum(item["type"] == "function_call_output" for item in rollout.output)
         self._tool_errors.update(tool_errors(rollout.output))
 
@@ -252,8 +253,8 @@ class RolloutMetrics:
         """What the rollouts so far come to.
 
         Args:
-            ks: For which k to give pass@k; by default 1 and the powers of two up to the most
-                attempts that a task has.
+            ks: For which k to give pass@k; by default 1, the powers of two, and the most attempts
+                that a task has.
         """
         asked = ks if ks is None else list(ks)
         tallies = self._tasks.values()
@@ -263,7 +264,7 @@ class RolloutMetrics:
         means = [tally.rewards / tally.attempts for tally in scored]
         for mean in means:
             of_tasks.add(mean)
-        ks = _powers(most) if asked is None else asked
+        ks = _usual_ks(most) if asked is None else asked
         attempts = [Attempts(tally.attempts, tally.passes) for tally in tallies]
         seconds = math.fsum(self._seconds)
         return Metrics(
@@ -331,8 +332,10 @@ def tool_errors(items: Iterable[Item]) -> Counter[str]:
     return found
 
 
-def _powers(most: int) -> list[int]:
-    return [2**power for power in range(most.bit_length())]
+def _usual_ks(most: int) -> list[int]:
+    """Each power of two up to `most`, and `most` itself."""
+    powers = [2**power for power in range(most.bit_length())]
+    return powers if most in powers or not most else [*powers, most]
 
 
 def _spread(values: Sequence[float]) -> Spread | None:

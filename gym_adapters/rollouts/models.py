@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import TracebackType
-from typing import Any, Protocol, Self, cast, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, cast, runtime_checkable
 
 from gym_adapters.environment import Environment
 from gym_adapters.errors import InvalidConfig
@@ -73,7 +73,14 @@ class ModelSource(Protocol):
 
 
 class SourceBase:
-    """What most sources share: a name, no template and nothing to open."""
+    """What most sources share: a name, no template and nothing to open.
+
+    Attributes:
+        says_the_same: Each attempt at a rollout reads the same words, so one that the model failed
+            is not made again.
+    """
+
+    says_the_same: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -2,7 +2,8 @@
 
 The assistant's turns are given to an `Episode` once more, so that state which tools change is there
 when `verify` looks at it. Where tools and replies answer otherwise than they did, the verdict would
-be on another attempt, and there is none.
+be on another attempt, and there is none. An environment that says that its `verify` needs no such
+state (`Environment.stateless_verify`) is shown the record instead, and nothing is run.
 """
 
 from __future__ import annotations
@@ -174,6 +175,11 @@ async def reverify(
 
 async def _outcome(episode: Episode, rollout: Rollout) -> Outcome:
     step = await episode.start(constraints=True)
+    ended = rollout.outcome.stop_reason
+    # Why an attempt stopped that missed its verdict is not recorded: its turns tell.
+    if not step.done and episode.environment.stateless_verify and ended is not StopReason.FAILED:
+        step = await episode.judge(rollout.output, ended, turns=rollout.usage.turns)
+        return _checked(episode, rollout, step)
     for turn in recorded_turns(rollout):
         if step.done:
             break

@@ -41,6 +41,8 @@ class ReplaySource(SourceBase):
         path: A file of rollouts, or the folder of a run.
     """
 
+    says_the_same = True
+
     def __init__(self, path: Path) -> None:
         super().__init__(f"replay:{path}")
         self._path = stored(path / ROLLOUTS) if path.is_dir() else path
@@ -75,14 +77,15 @@ class ReplaySource(SourceBase):
         if self._file is None:
             raise RuntimeError(f"enter the source {self.name!r} before asking it for models")
         span = self._spans.get((task.task_id, rollout_index))
-        return _RecordedModel(self.name, self._file, span)
+        wanted = f"number {rollout_index} of task {task.task_id}"
+        return _RecordedModel(self.name, self._file, span, wanted)
 
 
 class _RecordedModel:
     """One recorded attempt; read only when its session opens."""
 
-    def __init__(self, name: str, file: BinaryIO, span: Span | None) -> None:
-        self._name, self._file, self._span = name, file, span
+    def __init__(self, name: str, file: BinaryIO, span: Span | None, wanted: str) -> None:
+        self._name, self._file, self._span, self._wanted = name, file, span, wanted
 
     @property
     def name(self) -> str:
@@ -96,7 +99,7 @@ class _RecordedModel:
         self, *, tools: Sequence[FunctionTool], sampling: SamplingParams, request_id: str
     ) -> ChatSession:
         if self._span is None:
-            raise ModelError(f"{self._name} holds no such attempt: {request_id}")
+            raise ModelError(f"{self._name} holds no such attempt: {self._wanted}")
         start, size = self._span
         line = os.pread(self._file.fileno(), size, start)
         return _RecordedSession(Rollout.from_json(orjson.loads(line)))

@@ -6,6 +6,7 @@ but the one that searches the rollouts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
@@ -17,7 +18,12 @@ import orjson
 
 from gym_adapters.items import Item, item_text
 from gym_adapters.rollout import Rollout
-from gym_adapters.rollouts.metric_rows import metric_rows
+from gym_adapters.rollouts.metric_rows import (
+    ENVIRONMENT_COLUMNS,
+    environment_rows,
+    metric_rows,
+    number,
+)
 from gym_adapters.rollouts.metrics import Metrics
 from gym_adapters.rollouts.report_assets import HEAD, SCRIPT_TAG
 from gym_adapters.rollouts.report_charts import (
@@ -33,6 +39,8 @@ __all__ = ["RolloutSample", "TokenText", "html_report"]
 # A page is for reading: what is longer is in the run's files.
 LONGEST_TEXT = 20_000
 MOST_TOKENS = 4_000
+LARGEST_IMAGE = 400_000
+_PICTURE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+")
 
 TokenText = Callable[[Sequence[int]], str]
 """The text of token ids."""
@@ -150,10 +158,11 @@ def _cards(metrics: Metrics) -> str:
     failed = metrics.rollouts - metrics.scored
     first = next((each for each in metrics.pass_at_k if each.pass_at_k is not None), None)
     last = next((each for each in reversed(metrics.pass_at_k) if each.pass_at_k is not None), None)
-    cards = [("rollouts", f"{metrics.rollouts:,}", f"{metrics.tasks:,} tasks")]
+    tasks = f"{metrics.tasks:,} task" + "s" * (metrics.tasks != 1)
+    cards = [("rollouts", f"{metrics.rollouts:,}", tasks)]
     if metrics.reward_mean is not None:
-        spread = "" if metrics.reward_std is None else f"std {metrics.reward_std:.3f}"
-        cards.append(("mean reward", f"{metrics.reward_mean:.3f}", spread))
+        spread = "" if metrics.reward_std is None else f"std {number(metrics.reward_std)}"
+        cards.append(("mean reward", number(metrics.reward_mean), spread))
     if first is not None:
         cards.append((f"pass@{first.k}", f"{first.pass_at_k:.1%}", _interval(first.interval)))
     if last is not None and last is not first:
@@ -175,10 +184,24 @@ def _interval(interval: tuple[float, float] | None) -> str:
 
 
 def _metrics(metrics: Metrics) -> str:
-    parts = [_table(list(metric_rows(metrics)))]
-    for name, part in metrics.environments.items():
-        parts.append(f"<div><h3>{escape(name)}</h3>{_table(list(metric_rows(part)))}</div>")
-    return f'<div class="pair">{"".join(parts)}</div>' if len(parts) > 1 else parts[0]
+    whole = _table(list(metric_rows(metrics)))
+    if not metrics.environments:
+        return whole
+    head = "".join(f"<th>{escape(name)}</th>" for name in ENVIRONMENT_COLUMNS)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in environment_rows(metrics)
+    )
+    each = "".join(
+        f'<details class="part"><summary>{escape(name)}</summary>'
+        f"{_table(list(metric_rows(part)))}</details>"
+        for name, part in metrics.environments.items()
+    )
+    return (
+        f'{whole}<h3>by environment</h3><div class="wide" tabindex="0" role="group" '
+        f'aria-label="Metrics by environment"><table class="grid"><tr>{head}</tr>{rows}</table>'
+        f"</div>{each}"
+    )
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
@@ -189,6 +212,8 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
 def _viewer(chosen: Sequence[Rollout], metrics: Metrics, text: TokenText | None) -> str:
     shown = "".join(_rollout(rollout, metrics, text) for rollout in chosen)
     heading = f"Rollouts ({len(chosen):,} of {metrics.rollouts:,})"
+    if len(chosen) < metrics.rollouts:
+        shown = f'<p class="none">{_CHOICE}</p>{shown}'
     controls = (
         '<div class="find"><input id="search" type="search" autocomplete="off" '
         'placeholder="words in messages, tool calls, verdicts ..." aria-label="Search">'
@@ -197,6 +222,9 @@ def _viewer(chosen: Sequence[Rollout], metrics: Metrics, text: TokenText | None)
         '<option value="failed">no reward</option></select><span id="count"></span></div>'
     )
     return _section(heading, controls + shown)
+
+
+_CHOICE = "Some of those that failed, the lowest rewards, the highest, and some drawn by chance."
 
 
 def _rollout(rollout: Rollout, metrics: Metrics, text: TokenText | None) -> str:
@@ -209,31 +237,60 @@ def _rollout(rollout: Rollout, metrics: Metrics, text: TokenText | None) -> str:
         kind, verdict = ("passed" if passed else "missed"), f"{rollout.reward:g}"
     about = [f"task {rollout.task_id}", f"attempt {rollout.rollout_index}"]
     about += [rollout.provenance.environment, outcome.stop_reason.value]
-    facts: list[tuple[str, str]] = []
+    facts = ""
     if outcome.reward is not None:
-        facts += [(name, f"{value:g}") for name, value in outcome.reward.components.items()]
-        facts += [(name, str(value)) for name, value in outcome.reward.info.items()]
+        parts = [(name, f"{value:g}") for name, value in outcome.reward.components.items()]
+        facts += _named_table("reward components", parts)
+        told = [(name, _shortened(str(value))) for name, value in outcome.reward.info.items()]
+        facts += _named_table("verdict", told)
     if outcome.failure is not None:
-        facts.append((f"failed ({outcome.failure.boundary})", outcome.failure.message))
-        facts.append(("error", outcome.failure.error))
+        failed = f"failed ({outcome.failure.boundary})"
+        said = [(failed, _shortened(outcome.failure.message)), ("error", outcome.failure.error)]
+        facts += _table(said)
     items = "".join(_item(item) for item in (*rollout.prompt, *rollout.output))
     tokens = "".join(
-        _tokens(segment, number, text) for number, segment in enumerate(rollout.segments)
+        _tokens(segment, place, text) for place, segment in enumerate(rollout.segments)
     )
-    table = _table([(name, _shortened(value)) for name, value in facts])
+    known = "".join(f"<bdi>{escape(each)}</bdi>" for each in about if each)
     return (
         f'<details class="rollout" data-kind="{kind}"><summary><b>{escape(verdict)}</b>'
-        f"<span>{escape(' · '.join(filter(None, about)))}</span></summary>"
-        f'<div class="inside">{table}{items}{tokens}</div></details>'
+        f"<span>{known}</span></summary>"
+        f'<div class="inside">{facts}{items}{tokens}</div></details>'
     )
+
+
+def _named_table(heading: str, rows: Sequence[tuple[str, str]]) -> str:
+    """A part's name may be that of a note: under headings of their own, each stays what it is."""
+    return f'<p class="who">{heading}</p>{_table(rows)}' if rows else ""
 
 
 def _item(item: Item) -> str:
     kind, who, said = _kind_who_and_text(item)
+    # JSON stays as it is written, whatever script its texts are in.
+    direction = "ltr" if kind in ("call", "result") else "auto"
     return (
         f'<div class="item {kind}"><div class="who">{escape(who)}</div>'
-        f"<pre>{escape(_shortened(said))}</pre></div>"
+        f'<pre dir="{direction}">{escape(_shortened(said))}</pre>{_images(item)}</div>'
     )
+
+
+def _images(item: Item) -> str:
+    """The pictures of a message: those that are part of it are shown, and none is fetched."""
+    content = item.get("content")
+    if not isinstance(content, list):
+        return ""
+    made: list[str] = []
+    for part in content:
+        if part.get("type") != "input_image":
+            continue
+        url = str(part.get("image_url") or "")
+        if not _PICTURE.fullmatch(url):
+            made.append(f'<p class="none">image: {escape(url[:200]) or "without an address"}</p>')
+        elif len(url) > LARGEST_IMAGE:
+            made.append(f'<p class="none">an image of {len(url) * 3 // 4000:,} kB</p>')
+        else:
+            made.append(f'<img alt="an image of the conversation" src="{url}">')
+    return "".join(made)
 
 
 def _kind_who_and_text(item: Item) -> tuple[str, str, str]:

@@ -121,7 +121,9 @@ class RunFolder:
                     earlier,
                     template_hash=manifest.template_hash,
                     sessions=(*earlier.sessions, *manifest.sessions),
-                    num_repeats=repeats,
+                    # More rows or attempts may be asked for now; what is there stays there.
+                    input=manifest.input,
+                    num_repeats=max(repeats, earlier.num_repeats),
                 )
             self.manifest = manifest
             _write_whole(path / MANIFEST, manifest.to_json())
@@ -177,6 +179,10 @@ class RunFolder:
     def failed(self) -> int:
         """How many rollouts have no reward so far."""
         return len(self._failed)
+
+    def holds(self, key: RolloutKey) -> bool:
+        """Whether that rollout is recorded, with a reward or without."""
+        return key in self.skip or key in self._failed
 
     def append(self, *rollouts: Rollout) -> None:
         """Record finished rollouts: those with a reward in one go, those without in another.

@@ -40,8 +40,8 @@ class TaskInput:
     def __post_init__(self) -> None:
         if self.path is not None and self.generate is not None:
             raise InvalidConfig("give rows or a number of tasks to generate, not both")
-        if self.path is not None and not self.path.is_file():
-            raise InvalidConfig(f"there is no file {self.path}")
+        if self.path is not None:
+            _check_file(self.path)
         for name, value in (("limit", self.limit), ("number of tasks", self.generate)):
             if value is not None and value < 1:
                 raise InvalidConfig(f"the {name} must be at least 1, not {value}")
@@ -89,3 +89,17 @@ class TaskInput:
         else:
             path = self.path if self.path is not None else self.entry.example_path
             yield from self.entry.read_tasks(path) if path is not None else ()
+
+
+# What rows are often kept as, and are not read from.
+_OTHER_FORMS = (".gz", ".bz2", ".xz", ".zst", ".zip", ".parquet", ".arrow", ".csv")
+
+
+def _check_file(path: Path) -> None:
+    fix = "Fix: give a file with one JSON object a line"
+    if path.is_dir():
+        raise InvalidConfig(f"{path} is a folder, not a file of rows. {fix}")
+    if not path.is_file():
+        raise InvalidConfig(f"there is no file {path}")
+    if path.suffix in _OTHER_FORMS:
+        raise InvalidConfig(f"rows are not read from {path.suffix} files, as {path} is. {fix}")

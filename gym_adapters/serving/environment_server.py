@@ -214,7 +214,8 @@ class EnvironmentServer:
     async def _reverify_mode(self, request: Request) -> Response:
         """``stateless`` where the verdict needs row and response alone."""
         can = self.environment.capabilities()
-        stateless = not (can.uses_tools or can.compares or can.replies)
+        alone = self.environment.stateless_verify or not (can.uses_tools or can.replies)
+        stateless = alone and not can.compares
         return json_response("stateless" if stateless else "unknown")
 
     async def _reset(self, request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf, nan
 from typing import Any
 
 from gym_adapters.environment import Environment
@@ -25,6 +26,8 @@ class ScriptedSource(SourceBase):
         kind: ``gold`` (the environment's own best attempt), ``empty`` or ``garbage``.
         delay: Seconds before each turn.
     """
+
+    says_the_same = True
 
     def __init__(self, kind: str, *, delay: float = 0.0) -> None:
         if kind not in KINDS:
@@ -61,11 +64,14 @@ class TinySource(TransformersSource):
 
 def scripted_source(argument: str, seed: int) -> ModelSource:
     """``scripted:gold``, ``scripted:empty`` or ``scripted:garbage``, and maybe ``@SECONDS``."""
-    kind, _, delay = argument.partition("@")
+    kind, _, told = argument.partition("@")
     try:
-        return ScriptedSource(kind, delay=float(delay) if delay else 0.0)
-    except ValueError as error:
-        raise InvalidConfig(f"scripted:{argument}: {delay!r} is not a number of seconds") from error
+        delay = float(told) if told else 0.0
+    except ValueError:
+        delay = nan
+    if not 0.0 <= delay < inf:
+        raise InvalidConfig(f"scripted:{argument}: {told!r} is not a number of seconds")
+    return ScriptedSource(kind, delay=delay)
 
 
 def tiny_source(argument: str, seed: int) -> ModelSource:

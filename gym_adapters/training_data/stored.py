@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
-from gym_adapters.errors import InvalidConfig, InvalidRow, JudgeError, RolloutError
-from gym_adapters.items import check_items, input_items
+from gym_adapters.errors import InvalidConfig, InvalidRow, JudgeError, RolloutError, VerifierError
+from gym_adapters.items import check_items, input_items, message
 from gym_adapters.reward import Outcome, Reward, StopReason
 from gym_adapters.rollout import Provenance, Rollout, TokenUsage
 from gym_adapters.rollouts.compressed import is_compressed, open_seekable, open_stored, stored
 from gym_adapters.rollouts.manifest import Manifest
-from gym_adapters.rollouts.recorded import FAILURES, MANIFEST, ROLLOUTS
+from gym_adapters.rollouts.recorded import FAILURES, MANIFEST, METRICS, ROLLOUTS
+from gym_adapters.rollouts.replay import recorded_turns
 from gym_adapters.segment import Segment
 
 __all__ = ["Place", "StoredRollouts", "nemo_gym_rollout"]
@@ -87,6 +89,21 @@ class StoredRollouts:
                 last[key] = (place, rollout)
         yield from last.values()
 
+    def count(self, environment: str) -> int:
+        """How many rollouts of an environment there are, for a bar.
+
+        Of a folder, as many as its metrics told when they were last written; of a file, its lines.
+        """
+        if self.manifest is not None:
+            try:
+                metrics = orjson.loads((self.path / METRICS).read_bytes())
+                part = metrics.get("environments", {}).get(environment, metrics)
+                return int(part["rollouts"])
+            except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+                pass  # a training's, or one that was killed
+        files = [path for path in self._files if path.exists()]
+        return sum(_lines_in(path) for path in files)
+
     def at(self, places: Sequence[Place]) -> list[Rollout]:
         """The rollouts at some places."""
         return [self._rollout(self._line(place), place) for place in places]
@@ -129,6 +146,11 @@ class StoredRollouts:
         raise problem.at(str(self._files[place.file]), place.line)
 
 
+def _lines_in(path: Path) -> int:
+    with open_stored(path) as file:
+        return sum(1 for line in file if line.strip())
+
+
 def nemo_gym_rollout(data: Mapping[str, Any], position: int = 0) -> Rollout:
     """A rollout from a line of NeMo Gym's rollout file.
 
@@ -157,7 +179,8 @@ def nemo_gym_rollout(data: Mapping[str, Any], position: int = 0) -> Rollout:
     alike = orjson.dumps([params["input"], tools], option=orjson.OPT_SORT_KEYS)
     usage = response.get("usage") or {}
     attempt = data.get("_ng_rollout_index")
-    return Rollout(
+    instructions = params.get("instructions")
+    rollout = Rollout(
         row={
             key: value
             for key, value in data.items()
@@ -167,7 +190,15 @@ def nemo_gym_rollout(data: Mapping[str, Any], position: int = 0) -> Rollout:
         if isinstance(index, int) and index >= 0
         else blake2b(alike, digest_size=8).hexdigest(),
         rollout_index=attempt if isinstance(attempt, int) else position,
-        prompt=input_items(params["input"]),
+        # As a task reads them: instructions come first, as the system.
+        prompt=[
+            *(
+                [message("system", instructions)]
+                if instructions and isinstance(instructions, str)
+                else ()
+            ),
+            *input_items(params["input"]),
+        ],
         output=[
             {k: v for k, v in item.items() if k not in (_PROMPT_IDS, _IDS, _LOGPROBS)}  # type: ignore[misc]
             for item in input_items(output)
@@ -179,6 +210,9 @@ def nemo_gym_rollout(data: Mapping[str, Any], position: int = 0) -> Rollout:
         provenance=Provenance(model=str(response.get("model") or "")),
         task_index=index,
     )
+    # It tells no number of turns; where there is a response, the model was asked at least once.
+    turns = max(len(recorded_turns(rollout)), 1)
+    return replace(rollout, usage=replace(rollout.usage, turns=turns))
 
 
 def _outcome(data: Mapping[str, Any], response: Mapping[str, Any]) -> Outcome:
@@ -188,7 +222,8 @@ def _outcome(data: Mapping[str, Any], response: Mapping[str, Any]) -> Outcome:
     if failure := data.get("_ng_failure_class"):
         return Outcome.unscored(RolloutError(f"NeMo Gym recorded a failure: {failure}"))
     if isinstance(reward, bool) or not isinstance(reward, int | float):
-        return Outcome.unscored(RolloutError("there is no reward"))
+        # It lacks nothing but its verdict, which reverify gives.
+        return Outcome.unscored(VerifierError("there is no reward"))
     cut = response.get("status") == "incomplete"
     return Outcome.scored(Reward(reward), StopReason.LENGTH if cut else StopReason.ANSWERED)
 
