@@ -17,6 +17,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints, overload
@@ -190,6 +191,15 @@ def tool_mark(member: object) -> ToolMark | None:
     return mark if isinstance(mark, ToolMark) else None
 
 
+def _no_docstring(name: str) -> str:
+    if sys.flags.optimize > 1:
+        return (
+            f"tool {name} has no docstring: python -OO leaves them out, and models read them. "
+            "Fix: run without -OO and PYTHONOPTIMIZE=2"
+        )
+    return f"tool {name} needs a docstring: its first paragraph is what the model reads"
+
+
 def _from_function(function: Callable[..., Any], name: str, blocking: bool) -> Tool:
     if not _NAME.fullmatch(name):
         raise InvalidEnvironment(
@@ -200,9 +210,7 @@ def _from_function(function: Callable[..., Any], name: str, blocking: bool) -> T
         raise InvalidEnvironment(f"tool {name}: an async function can't be blocking=True")
     description, argument_docs = parse_docstring(function.__doc__ or "")
     if not description:
-        raise InvalidEnvironment(
-            f"tool {name} needs a docstring: its first paragraph is what the model reads"
-        )
+        raise InvalidEnvironment(_no_docstring(name))
     try:
         hints = get_type_hints(function, include_extras=True)
     except Exception as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from enum import StrEnum
 from typing import Any, Literal
@@ -317,6 +319,29 @@ async def asynchronous() -> None:
 def test_a_function_without_a_schema_is_refused(function: Any, problem: str) -> None:
     with pytest.raises(InvalidEnvironment, match=f"{function.__name__}.*{problem}"):
         Tool.from_function(function)
+
+
+def test_docstrings_that_python_left_out_are_not_the_authors_fault() -> None:
+    program = """
+from gym_adapters.errors import InvalidEnvironment
+from gym_adapters.tools import Tool
+
+def documented() -> None:
+    'Do.'
+
+try:
+    Tool.from_function(documented)
+except InvalidEnvironment as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-OO", "-B", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "run without -OO" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["", "two words", "a" * 65, "drop;table"])

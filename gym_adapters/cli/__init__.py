@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from gym_adapters.cli.streams import standard_streams
 from gym_adapters.errors import UsageError
 
 __all__ = ["main"]
@@ -11,6 +12,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrongly asked, 130 interrupted."""
+    standard_streams()
     try:
         from gym_adapters.cli.failing import app_or_missing_extra
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -134,7 +135,8 @@ def quickstart(settings: QuickstartSettings, observer: QuickstartObserver) -> Qu
     """Run it; see the module for what it leaves behind.
 
     Raises:
-        UsageError: If the output folder is in use, or the settings don't go together.
+        UsageError: If the output folder is in use or can't be written, or the settings don't go
+            together.
         MissingExtra: Without torch, transformers, TRL or matplotlib.
     """
     from gym_adapters.quickstart.policy import warmed_up_policy
@@ -205,6 +207,16 @@ def _check(settings: QuickstartSettings) -> None:
         raise UsageError(
             f"{settings.output} holds a run already. Fix: --overwrite, or another --output"
         )
+    try:
+        # Before a minute of work, and as all that comes after it writes.
+        settings.output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.output):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"can't write to {settings.output}: {error.strerror}. "
+            "Fix: give a folder to write with --output"
+        ) from error
 
 
 def _measure(

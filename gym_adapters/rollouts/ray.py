@@ -24,6 +24,7 @@ from gym_adapters.registry import EnvironmentEntry, load_environment
 from gym_adapters.reward import Outcome
 from gym_adapters.rollout import Provenance, Rollout
 from gym_adapters.rollouts.local_runner import Job, Part, Retries, unscored
+from gym_adapters.rollouts.ray_cluster import join_cluster
 from gym_adapters.rollouts.ray_worker import Done, Plan, PlannedPart, RemoteJob, RolloutWorker
 
 __all__ = ["RayOptions", "RayRunner", "ray_runner"]
@@ -311,11 +312,7 @@ async def ray_runner(
     )
     ours = not ray.is_initialized()
     if ours:
-        local = {"num_cpus": options.workers * options.cpus} if options.address is None else {}
-        try:
-            ray.init(options.address, log_to_driver=False, include_dashboard=False, **local)
-        except ConnectionError as error:
-            raise InvalidConfig(f"there is no Ray cluster at {options.address}: {error}") from error
+        join_cluster(ray, options.address, options.workers * options.cpus)
     actor = ray.remote(RolloutWorker).options(
         num_cpus=options.cpus,
         num_gpus=options.gpus,

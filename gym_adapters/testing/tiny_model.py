@@ -9,7 +9,6 @@ learn from, and there is plenty left to gain.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from gym_adapters.testing.tiny_tokenizer import (
     RESPONSE_SCHEMA,
     tiny_tokenizer,
 )
+from gym_adapters.testing.user_cache import user_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -147,11 +147,11 @@ def tiny_policy(
         size: ``small`` has 30 thousand parameters, ``default`` 0.1 million, ``large`` 0.5 million.
         warmup: What to teach it first; without, its weights are random and its words are noise.
         cache_dir: Where to keep it; ``$XDG_CACHE_HOME/gym_adapters`` (``~/.cache/gym_adapters``) by
-            default.
+            default, or a temporary folder of the user where that can't be written.
         progress: Called after each step of the warm-up.
 
     Raises:
-        InvalidConfig: If `size` is unknown.
+        InvalidConfig: If `size` is unknown, or no cache can be written.
         MissingExtra: Without torch or transformers.
     """
     if size not in SIZES:
@@ -159,8 +159,9 @@ def tiny_policy(
     torch = require("torch", "transformers", "the tiny policy")
     transformers = require("transformers", "transformers", "the tiny policy")
     versions = (torch.__version__, transformers.__version__)
-    home = _cache_home(cache_dir)
-    folder = home / f"{size}-{_key(seed, SIZES[size], warmup, versions)}"
+    name = f"{size}-{_key(seed, SIZES[size], warmup, versions)}"
+    home = Path(cache_dir) if cache_dir is not None else user_cache("tiny_policy", name)
+    folder = home / name
     tokenizer = tiny_tokenizer()
     if folder.is_dir():
         return TinyPolicy(folder, tokenizer, was_cached=True)
@@ -169,13 +170,6 @@ def tiny_policy(
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
     return TinyPolicy(folder, tokenizer, was_cached=False)
-
-
-def _cache_home(cache_dir: Path | str | None) -> Path:
-    if cache_dir is not None:
-        return Path(cache_dir)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gym_adapters" / "tiny_policy"
 
 
 def _key(seed: int, size: ModelSize, warmup: WarmUp | None, versions: tuple[str, ...]) -> str:

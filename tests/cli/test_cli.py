@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -416,7 +417,7 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(
         _, error = process.communicate(timeout=60)
     assert process.returncode == code
     assert b"Traceback" not in error
-    assert f"gym-adapters collect {echo}" in error.decode()
+    assert f"gym-adapters collect {shlex.quote(str(echo))}" in error.decode()
     assert error.decode().rstrip().endswith("--resume")
     metrics = orjson.loads((output / "metrics.json").read_bytes())
     lines = (output / "rollouts.jsonl").read_bytes()

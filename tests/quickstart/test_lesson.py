@@ -117,6 +117,15 @@ def test_a_folder_that_holds_a_run_is_not_overwritten_unasked(tmp_path: Path) ->
     assert (tmp_path / "metrics.json").read_text() == "{}"
 
 
+def test_a_folder_that_can_not_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("a file has no folders below it")
+    told = Told()
+    with pytest.raises(UsageError, match=r"can't write to .* --output"):
+        quickstart(QuickstartSettings(output=file / "run"), told)
+    assert told.stages == []
+
+
 def test_a_batch_that_does_not_hold_whole_groups_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="multiple of the group"):
         quickstart(QuickstartSettings(output=tmp_path, batch_size=12, group_size=8), Told())

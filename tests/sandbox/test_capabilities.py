@@ -23,14 +23,14 @@ CONTAINER = ",".join(
     )
 )
 SCRIPT = """
-import asyncio, os, sys
+import asyncio, os, shlex, sys
 from pathlib import Path
 from gym_adapters.sandbox import SandboxLimits, Workspace, open_process_sandbox
 
 READ = f"import os; print(os.getuid()); open({sys.argv[1]!r}).read()"
-OUTSIDE = Path(sys.argv[1]).parent
+OUTSIDE = shlex.quote(str(Path(sys.argv[1]).parent))
 CLOSE = f"mkdir closed; ln -s {OUTSIDE} closed/link; touch own; chmod 000 own closed"
-WRITE = f"{CLOSE}; echo more > {sys.argv[1]}"
+WRITE = f"{CLOSE}; echo more > {shlex.quote(sys.argv[1])}"
 
 async def main():
     async with open_process_sandbox() as sandbox:

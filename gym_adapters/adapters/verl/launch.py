@@ -19,6 +19,7 @@ from gym_adapters.adapters.verl.run_settings import RunSettings
 from gym_adapters.adapters.verl.version import check_verl
 from gym_adapters.errors import GymAdaptersError, InvalidConfig
 from gym_adapters.extras import require
+from gym_adapters.rollouts.ray_cluster import variables_to_start_ray
 
 __all__ = ["check_overrides", "launch", "main"]
 
@@ -59,9 +60,11 @@ def launch(overrides: Sequence[str], *, environment_variables: Mapping[str, str]
         InvalidConfig: As `check_overrides`; nothing was started.
         Unsupported: As `check_overrides`; nothing was started.
     """
-    check_overrides(overrides)
+    config = check_overrides(overrides)
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
-    return subprocess.run(command, env={**os.environ, **environment_variables}).returncode
+    starts_ray = not config.ray_kwargs.ray_init.get("address")
+    needed = variables_to_start_ray() if starts_ray else {}
+    return subprocess.run(command, env={**os.environ, **needed, **environment_variables}).returncode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
