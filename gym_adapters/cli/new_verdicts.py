@@ -137,6 +137,8 @@ class NewVerdicts:
         card = entry.card
         self.metrics = RolloutMetrics(card.reward_range[1] if card is not None else 1.0)
         self._folder: RunFolder | None = None
+        # The check makes the folder, to see that it can be; beside a file nobody asked for one.
+        self._is_probe = self._file is not None and not self._path.exists()
         RunFolder.check(self._path, manifest, on_existing)
         if on_existing is OnExisting.RESUME:
             _check_same_source(self._path, manifest)
@@ -163,8 +165,7 @@ class NewVerdicts:
                 self._folder.write_metrics()
             finally:
                 self._folder.close()
-        elif self._on_existing is not OnExisting.RESUME and self._file is not None:
-            # Made to see that it can be.
+        elif self._is_probe:
             shutil.rmtree(self._path, ignore_errors=True)
 
     def has(self, rollout: Rollout) -> bool:
@@ -199,7 +200,7 @@ class NewVerdicts:
         folder = self._open()
         metrics = folder.write_metrics()
         if self._file is not None:
-            draft = self._path / self._file.name
+            draft = self._path / f"{self._file.name}.draft"
             with draft.open("wb") as file:
                 for rollout in final_rollouts(self._path):
                     file.write(json_line(rollout.to_json()))

@@ -144,6 +144,27 @@ def test_a_file_is_written_where_one_is_asked_for(run: Path, tmp_path: Path) -> 
         assert (refused.returncode, "never changed" in refused.stderr) == (2, True)
 
 
+def test_a_file_may_bear_the_name_that_a_run_gives_its_rollouts(run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "rollouts.jsonl"
+    done = cli("reverify", run, "-o", output)
+    assert done.returncode == 0, done.stderr
+    assert sorted(lines(output)) == sorted(lines(run / "rollouts.jsonl"))
+
+
+def test_a_mistake_does_not_cost_the_verdicts_of_an_unfinished_file(
+    run: Path, tmp_path: Path
+) -> None:
+    path, output = tmp_path / "rollouts.jsonl", tmp_path / "again.jsonl"
+    rows = lines(run / "rollouts.jsonl")
+    path.write_bytes(rows[0] + b"{broken\n")
+    assert cli("reverify", path, "-o", output, "-c", 1).returncode == 2
+    wrong = cli("reverify", run, "-e", "calendar", "-o", output, "--overwrite")
+    assert wrong.returncode == 2
+    path.write_bytes(b"".join(rows))
+    done = cli("reverify", path, "-o", output, "--resume")
+    assert "verifying 3 rollouts, 1 there already" in done.stderr
+
+
 def test_a_file_that_was_begun_is_gone_on_with(run: Path, tmp_path: Path) -> None:
     path, output = tmp_path / "rollouts.jsonl", tmp_path / "again.jsonl"
     rows = lines(run / "rollouts.jsonl")
