@@ -143,13 +143,13 @@ def drop_privileges(uid: int, *, readable: Iterable[str] = ()) -> None:
 
 
 def _reading_right(readable: Iterable[str]) -> int | None:
-    """The least capability that reads these whatever their modes; ``None`` where none is needed."""
-    if all(map(is_public, readable)):
-        return None
+    """The capability to keep for reading these; ``None`` to keep none."""
+    paths = list(readable)
+    if paths and _capabilities() >> _CAP_DAC_READ_SEARCH & 1:
+        return _CAP_DAC_READ_SEARCH
     # Containers have the wider one alone, as a rule. By itself it would allow writing too, and with
-    # Landlock still what Landlock leaves out: times and extended attributes of files.
-    narrow = _capabilities() >> _CAP_DAC_READ_SEARCH & 1
-    return _CAP_DAC_READ_SEARCH if narrow else _CAP_DAC_OVERRIDE
+    # Landlock still what Landlock leaves out, times and extended attributes of files: only in need.
+    return None if all(map(is_public, paths)) else _CAP_DAC_OVERRIDE
 
 
 def is_public(path: str) -> bool:
