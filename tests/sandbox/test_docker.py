@@ -204,15 +204,19 @@ async def test_a_container_past_its_time_is_killed_by_its_name(
     await ended(docker.process(name))
 
 
-async def test_a_cancelled_call_kills_its_container(docker: FakeDocker, folder: Path) -> None:
-    running = asyncio.create_task(opened(docker).run(READ_AND_SLEEP, folder=folder, stdin="go\n"))
-    await begun(docker, folder)
+async def cancel_and_see_it_killed(docker: FakeDocker, running: asyncio.Task[Any]) -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     (name,) = docker.options("--name")
     assert docker.killed == [["kill", name]]
     await ended(docker.process(name))
+
+
+async def test_a_cancelled_call_kills_its_container(docker: FakeDocker, folder: Path) -> None:
+    running = asyncio.create_task(opened(docker).run(READ_AND_SLEEP, folder=folder, stdin="go\n"))
+    await begun(docker, folder)
+    await cancel_and_see_it_killed(docker, running)
 
 
 async def test_a_call_that_is_cancelled_while_it_starts_leaves_no_container(
@@ -236,12 +240,7 @@ async def test_a_call_that_is_cancelled_while_it_starts_leaves_no_container(
     running = asyncio.create_task(opened(docker).run(SLEEP, folder=folder))
     await is_there.wait()
     await begun(docker, folder)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    (name,) = docker.options("--name")
-    assert docker.killed == [["kill", name]]
-    await ended(docker.process(name))
+    await cancel_and_see_it_killed(docker, running)
 
 
 def alive(pid: int) -> bool:
